@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 
 from dcd.platform import apt, foreign
+from dcd.platform.host_labels import host_labels, plain
 from dcd.platform.hypervisor import probe_kvm
 from dcd.platform.sbom_libraries import REMEDY, missing_libraries
 from dcd.signing.keys import INSTALL, can_sign, check_key
@@ -119,6 +120,7 @@ def examine(state_dir: Path, signing_key: str = "", worker: str = AUTO) -> list[
         ("secrets", _secrets),
         ("signatures", partial(_signatures, signing_key)),
         ("architectures", _architectures),
+        ("labels", _labels),
         ("sbom", _sbom),
         ("apt sources", _apt_sources),
     ]
@@ -293,6 +295,11 @@ def _architectures() -> _Finding:
         return "ok", able
     why, remedy = foreign.obstacle("riscv64" if foreign.is_own("arm64") else "arm64") or ("", "")
     return "ok", f"{able}; others need more: {why} ({remedy})"
+
+
+def _labels() -> _Finding:
+    """What builds may require of this host, beside tools and secrets."""
+    return "ok", plain(host_labels())
 
 
 def _secrets() -> _Finding | None:

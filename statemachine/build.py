@@ -112,7 +112,8 @@ class BuildState:
     artifacts have paths in the state directory. `submitted_position` is the log position of the first
     event; `sequence`, `log_position` and `hash` belong to the last event. `time_origin` is where the
     build's time comes from (`dcd.planning.epoch`; "" for builds of version 0.1.0).
-    `reproduces`, `variation`, `locked`, `profiles`, `group` and `cell` as in BuildSubmitted. The build has
+    `reproduces`, `variation`, `locked`, `profiles`, `group`, `cell`, `require` and `requires` as in
+    BuildSubmitted. The build has
     worked for `worked_seconds` until it last stopped, and works again since `working_since`. `host` and
     `epoch` are those of the last BuildPlaced; "" and 0 on a single machine.
     """
@@ -147,6 +148,8 @@ class BuildState:
     profiles: tuple[str, ...] = ()
     group: str = ""
     cell: tuple[tuple[str, str], ...] = ()
+    require: tuple[str, ...] = ()
+    requires: tuple[str, ...] = ()
     removed: bool = False
     removed_at: datetime | None = None
     removed_by: Actor | None = None

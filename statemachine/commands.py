@@ -56,6 +56,7 @@ class Replacement:
     parameters: Mapping[str, str] = field(default_factory=dict)
     profiles: tuple[str, ...] = ()
     time_origin: str = ""
+    requires: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +145,8 @@ def repeated(first: BuildState, plan: Plan) -> events.BuildSubmitted:
         fresh=True,
         priority=first.priority,
         time_origin=first.time_origin,
+        require=first.require,
+        requires=first.requires,
     )
 
 
@@ -269,6 +272,7 @@ def _resume(state: BuildState, command: Resume) -> tuple[events.Payload, ...]:
             profiles=new.profiles,
             kept=kept,
             time_origin=new.time_origin,
+            requires=new.requires,
         )
     return (*rewound, resumed)
 

@@ -43,7 +43,8 @@ class BuildSubmitted(Payload):
     `locked` is what it uses in place of its repositories.
     `rebuild` is what the results are to be compared with: such a build has no network. `profiles` are the
     selected ones, in order. `group` is the group of builds that was submitted together ("": none),
-    `cell` what distinguishes this one in it, by axis, without secrets."""
+    `cell` what distinguishes this one in it, by axis, without secrets. `requires` are all labels that it
+    requires of a host (`dcd.platform.host_labels`), `require` those of them that its submitter asked for."""
 
     name: str
     manifest: str
@@ -64,6 +65,8 @@ class BuildSubmitted(Payload):
     profiles: tuple[str, ...] = ()
     group: str = ""
     cell: tuple[tuple[str, str], ...] = ()
+    require: tuple[str, ...] = ()
+    requires: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +224,7 @@ class BuildPaused(Payload):
 class BuildResumed(Payload):
     """A paused or failed build is queued again; a build that was pausing continues. With `plan`, the manifest
     was replaced, and the first `kept` checkpoints keep their results. From `declines` on, the next
-    checkpoint, no result of other builds is reused."""
+    checkpoint, no result of other builds is reused. `requires` as in BuildSubmitted, of the new plan."""
 
     pause_before: str | None = None
     manifest: str | None = None
@@ -233,6 +236,7 @@ class BuildResumed(Payload):
     declines: str | None = None
     time_origin: str = ""
     profiles: tuple[str, ...] = ()
+    requires: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -245,6 +245,8 @@ def _submitted(event: events.Event, data: events.BuildSubmitted) -> BuildState:
         profiles=data.profiles,
         group=data.group,
         cell=data.cell,
+        require=data.require,
+        requires=data.requires,
     )
 
 
@@ -282,6 +284,7 @@ def _resumed(state: BuildState, data: events.BuildResumed) -> BuildState:
         profiles=data.profiles,
         published=(),
         time_origin=data.time_origin or state.time_origin,
+        requires=data.requires,
     )
 
 

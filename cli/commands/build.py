@@ -28,6 +28,7 @@ from cli.commands.options import (
     add_matrix,
     add_quiet,
     add_reports,
+    add_require,
     add_source_date_epoch,
     add_state_dir,
     manifest_body,
@@ -52,6 +53,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_matrix(parser)
     add_directory(parser, told="one with the name of the distribution")
     add_source_date_epoch(parser)
+    add_require(parser)
     add_reports(parser)
     parser.add_argument("--fresh", action="store_true", help="reuse no layer of another build")
     add_quiet(parser)
@@ -217,7 +219,9 @@ def _resumed(args: argparse.Namespace, build: Json) -> Json | None:
         return build
     path = build_path(identity, "resume")
     if edited:
-        resumed = send(args.socket, path, manifest_body(args))
+        body = manifest_body(args)
+        body.pop("require", None)  # those of the submit stay
+        resumed = send(args.socket, path, body)
     elif build["state"] == "failed":
         return request(args.socket, "POST", build_path(identity, "retry"))
     else:

@@ -62,6 +62,18 @@ def add_matrix(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_require(parser: argparse.ArgumentParser) -> None:
+    """--require."""
+    parser.add_argument(
+        "--require",
+        metavar="LABEL",
+        action="append",
+        default=[],
+        help="build on a host with this label, such as arm64 or kvm, beside those in the manifest; may be "
+        "repeated",
+    )
+
+
 def add_source_date_epoch(parser: argparse.ArgumentParser) -> None:
     """--source-date-epoch, by default $SOURCE_DATE_EPOCH."""
     parser.add_argument(
@@ -166,6 +178,8 @@ def manifest_body(args: argparse.Namespace) -> dict[str, Json]:
         body["source_date_epoch"] = args.source_date_epoch
     if getattr(args, "grow", False):
         body["grow"] = True
+    if getattr(args, "require", None):
+        body["require"] = args.require
     return body
 
 

@@ -18,6 +18,7 @@ from cli.commands.options import (
     add_manifest,
     add_matrix,
     add_pause_before,
+    add_require,
     add_source_date_epoch,
     manifest_body,
 )
@@ -32,6 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_follow(parser)
     add_pause_before(parser)
     add_source_date_epoch(parser)
+    add_require(parser)
     reuse = parser.add_mutually_exclusive_group()
     reuse.add_argument("--fresh", action="store_true", help="reuse no layer of another build")
     reuse.add_argument(

@@ -278,6 +278,7 @@ async def source_of(
         source_date_epoch=getattr(body, "source_date_epoch", None),
         lock=getattr(body, "lock", None),
         offline=getattr(body, "offline", False),
+        require=tuple(sorted(set(getattr(body, "require", ())))),
         host_code=api.may(request, Action.RUN_HOST_CODE),
         # Queries the user database, which may be slow.
         borrower=await asyncio.to_thread(api.borrower, request),

@@ -17,6 +17,7 @@ from dcd.doctor import HostCheck
 from dcd.engine.bisections import Change
 from dcd.engine.manifests import Signature
 from dcd.manifest.diagnostics import Diagnostic, MissingInput
+from dcd.manifest.labels import HOST_LABEL
 from dcd.manifest.lock import Lock
 from dcd.manifest.times import EARLIEST, LATEST
 from dcd.planning.document import Match
@@ -50,6 +51,7 @@ class UploadedFile(Request, frozen=True):
     mode: Annotated[int, Meta(ge=0, le=0o7777)] = 0o644
 
 
+Label = Annotated[str, Meta(pattern=f"^{HOST_LABEL.pattern}$", max_length=HOST_LABEL.longest)]
 Files = Annotated[dict[str, UploadedFile | None], Meta(max_length=10_000)]
 Parameters = Annotated[dict[str, str], Meta(max_length=1_000)]
 Profiles = Annotated[tuple[Annotated[str, Meta(max_length=64)], ...], Meta(max_length=100)]
@@ -61,7 +63,8 @@ class ManifestRequest(Request, frozen=True):
     is the requested time of the build, in seconds since 1970; a time in the manifest overrides it.
     With `grow` a transfer may add packages to the result of an earlier build that has a part of them. With
     a `lock` the packages have to be those in it, and `offline` takes them from the package store alone.
-    `priority` and `idempotency_key` matter only to a submit."""
+    `require` are labels that the host has to have. It, `priority` and `idempotency_key` matter only to a
+    submit."""
 
     manifest: ManifestText
     files: Files = {}
@@ -76,6 +79,7 @@ class ManifestRequest(Request, frozen=True):
     idempotency_key: Annotated[str, Meta(min_length=1, max_length=200)] | None = None
     lock: Lock | None = None
     offline: bool = False
+    require: Annotated[tuple[Label, ...], Meta(max_length=32)] = ()
 
 
 class SubmitRequest(ManifestRequest, frozen=True):
@@ -244,6 +248,8 @@ class BuildView:
     """The group of builds that was submitted together; empty for others."""
     cell: dict[str, str] = field(default_factory=dict)
     """What distinguishes the build in its group, by parameter, or `profile`."""
+    requires: tuple[str, ...] = ()
+    """The labels that it requires of a host, sorted."""
 
 
 @dataclass(frozen=True, slots=True)

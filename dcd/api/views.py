@@ -76,6 +76,7 @@ def build_view(
         remaining_seconds=ahead.remaining_seconds,
         group=state.group,
         cell=dict(state.cell),
+        requires=state.requires,
     )
 
 

@@ -21,7 +21,7 @@ from dcd.engine.garbage import Collector
 from dcd.engine.groups import Axis, planned_group
 from dcd.engine.locked import known_repositories
 from dcd.engine.losses import NO_LOSSES, Losses
-from dcd.engine.manifests import Manifests, ManifestSource, Options, Permit
+from dcd.engine.manifests import Manifests, ManifestSource, Options, Permit, all_labels
 from dcd.engine.package_locks import PackageLocks, require_offline
 from dcd.engine.rebuilds import Rebuilds, rebuild_plan, require_captured
 from dcd.engine.records import Records
@@ -275,9 +275,10 @@ class Engine:
         replacement = None
         if source is not None:
             # The build keeps its time, unless the manifest sets one.
-            earlier = (await self._builds.state(build)).plan
+            before = await self._builds.state(build)
+            earlier = before.plan
             epoch = epoch_of(earlier)
-            source = replace(source, source_date_epoch=epoch)
+            source = replace(source, source_date_epoch=epoch, require=before.require)
             planned = await self.manifests.plan(source, actor, permit, pause_before)
             own_time = planned.time.origin == "manifest"
             timeless = epoch is None and not own_time
@@ -294,6 +295,7 @@ class Engine:
                 parameters={**source.inherited, **source.parameters},
                 profiles=source.profiles or source.inherited_profiles,
                 time_origin=planned.time.origin if own_time else "",
+                requires=all_labels(planned, source),
             )
         command = Resume(rewind_to, pause_before, replacement)
         before, state = await self._transition(build, command, actor)
@@ -392,8 +394,9 @@ def _digest(source: ManifestSource, options: Options) -> str:
         for each in fields(options)
         if (value := getattr(options, each.name)) != each.default
     }
-    if source.profiles:
-        given["profiles"] = source.profiles
+    for name in ("profiles", "require"):
+        if value := getattr(source, name):
+            given[name] = value
     said = (source.path, source.text, source.files, source.parameters, time, given)
     return hashlib.sha256(canonical(said)).hexdigest()
 

@@ -36,6 +36,7 @@ from dcd.planning import plan as planning
 from dcd.planning.document import Match, saved
 from dcd.planning.epoch import BuildTime
 from dcd.planning.history import History, expected, most_alike
+from dcd.planning.labels import require_labels
 from dcd.planning.preview import Intention, intentions
 from dcd.planning.values import with_values
 from statemachine.build import BuildState
@@ -79,6 +80,8 @@ class ManifestSource:
     host_code: bool = False
     borrower: Borrower | None = None
     """Whether the sender may run code on the host, and the user of its secrets."""
+    require: tuple[str, ...] = ()
+    """The labels that its sender asks of the host, beside those in the manifest."""
     owner: int | None = None
     """The user whose blobs `files` may name; None: all users."""
     left: Left | None = None
@@ -114,6 +117,11 @@ class Options:
     """The signature of the provenance of what they are compared with."""
 
 
+def all_labels(planned: Planned, source: ManifestSource) -> tuple[str, ...]:
+    """All labels that a build of a planned manifest requires of the host."""
+    return tuple(sorted({*planned.requires, *source.require}))
+
+
 class Manifests:
     """See the module."""
 
@@ -145,7 +153,7 @@ class Manifests:
         planned = await self._ask(tasks.PLAN, source, actor, pause_before)
         # The planner has checked this before it opened any file; the check is repeated for its answer.
         await asyncio.to_thread(permit, planned.plan)
-        return await asyncio.to_thread(self._checked, planned)
+        return await asyncio.to_thread(self._checked, planned, source.require)
 
     async def preview(
         self, source: ManifestSource, options: Options, actor: Actor, permit: Permit
@@ -195,6 +203,8 @@ class Manifests:
             idempotency_key=options.idempotency_key,
             time_origin=planned.time.origin,
             locked=options.locked,
+            require=source.require,
+            requires=all_labels(planned, source),
         )
 
     def grown(self, plan: Plan, options: Options) -> Plan:
@@ -284,9 +294,12 @@ class Manifests:
             del self._shown[next(iter(self._shown))]
         return found
 
-    def _checked(self, planned: Planned) -> Planned:
-        """The plan with estimates from earlier builds. Raises Unprepared for lack of space."""
+    def _checked(self, planned: Planned, require: Sequence[str]) -> Planned:
+        """The plan with estimates from earlier builds. Raises Unprepared for lack of space, and for labels
+        that are asked of a host and that this one lacks."""
         settings = self._settings()
+        if asked := {*require, *planned.placement}:
+            require_labels(asked, self._stores.privileged.host_labels())
         planning.check_host(planned.plan, settings.state_dir, settings.min_free_bytes)
         plan = with_secrets(planned.plan, self._stores.privileged.secret_digests)
         same, others = self._history.of(planned.name), self._history.of(None)

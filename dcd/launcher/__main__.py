@@ -46,6 +46,7 @@ OPERATIONS = (
         "secret_digests",
         "allows_host_code",
         "examine_host",
+        "host_labels",
         "reload",
         "remove_package",
         "adopt_package",

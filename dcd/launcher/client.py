@@ -76,6 +76,8 @@ class Privileged(Protocol):
 
     def examine_host(self) -> list[dict[str, str]]: ...
 
+    def host_labels(self) -> list[str]: ...
+
     def start_worker(self, order: AttemptOrder, messages: int) -> socket.socket:
         """Start the worker of an attempt, whose messages go to a descriptor that stays open here. Returns
         the conversation, from which its end comes (`dcd.launcher.workers`)."""
@@ -173,6 +175,10 @@ class Launcher:
     def examine_host(self) -> list[dict[str, str]]:
         """The checks of `dcd doctor`, with root's rights."""
         return list(self.call("examine_host"))
+
+    def host_labels(self) -> list[str]:
+        """The labels of this host (`dcd.platform.host_labels`)."""
+        return list(self.call("host_labels"))
 
     def reload(self) -> None:
         """Have the settings read again."""

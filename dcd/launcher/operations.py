@@ -262,6 +262,10 @@ class Operations:
             command += ("--signing-key", self.signing.key)
         return list(_printed(command)["checks"])
 
+    def host_labels(self) -> list[Any]:
+        """The labels of this host, as a program prints them."""
+        return list(_printed((*module_command("dcd.platform.host_labels"),)))
+
     def reload(self) -> None:
         """Read the settings again. Raises DcdError when they are invalid; then they stay as they are."""
         if self.settings_command:

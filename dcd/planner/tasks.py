@@ -32,6 +32,7 @@ from dcd.planning.document import Match
 from dcd.planning.drift import changed_since, differences, end_of_transfers
 from dcd.planning.epoch import BuildTime
 from dcd.planning.exported import exported
+from dcd.planning.labels import placement, required
 from dcd.planning.load import Loaded, load
 from dcd.planning.load import Settings as ManifestSettings
 from dcd.planning.preview import Intention, beyond
@@ -199,13 +200,16 @@ class Mixed:
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A manifest that can be built: the distribution's name, the canonical manifest, its captured files."""
+    """A manifest that can be built: the distribution's name, the canonical manifest, its captured files,
+    all labels that it requires of the host, and those that its placement asks for."""
 
     name: str
     canonical: str
     inputs: tuple[InputFile, ...]
     plan: Plan
     time: BuildTime
+    requires: tuple[str, ...]
+    placement: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,7 +273,8 @@ def _plan(manifest: Manifest, waiting: Waiting) -> Planned:
         waiting=waiting,
     )
     _require_unchanged(manifest, loaded, made, plan)
-    return Planned(distro(loaded.doc).name, loaded.canonical, loaded.inputs, plan, time)
+    name, labels = distro(loaded.doc).name, (required(plan, loaded.doc), placement(loaded.doc))
+    return Planned(name, loaded.canonical, loaded.inputs, plan, time, *labels)
 
 
 def _preview(manifest: Manifest, waiting: Waiting) -> Previewed:

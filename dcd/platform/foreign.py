@@ -47,9 +47,15 @@ _BINFMT = Path("/proc/sys/fs/binfmt_misc")
 _EMULATORS = ("/usr/bin/qemu-{}-static", "/usr/bin/qemu-{}")
 
 
+def native() -> tuple[str, ...]:
+    """The architectures that the processor of this host runs by itself, its own first; none of them for a
+    host that Debian does not have."""
+    return _NATIVE.get(platform.machine(), ())
+
+
 def own() -> str:
     """The architecture of this host; "" for one that Debian does not have."""
-    return _NATIVE.get(platform.machine(), ("",))[0]
+    return next(iter(native()), "")
 
 
 def is_own(architecture: str) -> bool:
@@ -95,7 +101,7 @@ def _runs(architecture: str) -> bool:
         except DcdError:
             return False
         return True
-    if architecture in _NATIVE.get(platform.machine(), ()):
+    if architecture in native():
         return True
     try:
         entry = (_BINFMT / f"qemu-{_QEMU.get(architecture, architecture)}").read_text("ascii")

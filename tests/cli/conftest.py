@@ -130,6 +130,7 @@ class FakeBuild:
             "remaining_seconds": None,
             "group": "",
             "cell": {},
+            "requires": ["amd64"],
         }
         planned = tuple(
             PlannedCheckpoint(checkpoint, "", "dcd/x", "X", "k" * 64, (), estimate_seconds=seconds)

@@ -30,6 +30,7 @@ def test_the_fakes_builds_are_builds_of_the_api(daemon) -> None:
         (["submit", "M", "--pause-before", "x", "--fresh", "--idempotency-key", "k"], "/v1/builds",
          "SubmitRequest"),
         (["submit", "M", "--fresh-from", "x"], "/v1/builds", "SubmitRequest"),
+        (["submit", "M", "--require", "arm64", "--require", "kvm"], "/v1/builds", "SubmitRequest"),
         (["validate", "M", "--set", "a=b"], "/v1/validate", "ManifestRequest"),
         (["plan", "M"], "/v1/plan", "ManifestRequest"),
         (["pause", "k2", "--before", "x"], "/v1/builds/k2/pause", "PauseRequest"),

@@ -132,9 +132,8 @@ def test_the_hash_of_stored_events_never_changes() -> None:
 ADDED_TO_SUBMITTED = {
     **dict.fromkeys(("request_sha256", "time_origin", "reproduces"), ""),
     **dict.fromkeys(("variation", "locked", "rebuild")),
-    "profiles": [],
     "group": "",
-    "cell": [],
+    **{name: [] for name in ("profiles", "cell", "require", "requires")},
 }
 """Fields that BuildSubmitted got since, with what they are in an event that lacks them."""
 

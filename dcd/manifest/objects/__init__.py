@@ -22,7 +22,9 @@ from dcd.manifest.objects.distro import (
     MaxSize,
     MediaIm,
     Parameter,
+    Placement,
     Profile,
+    Require,
     RootfsIm,
     Signing,
     VmController,
@@ -86,7 +88,8 @@ from dcd.manifest.objects.target import (
 from dcd.manifest.registry import Registry
 
 BUILTIN = Registry().adding(
-    DC, Parameter, Profile, Distro, DistroSpec, ImgParams, MediaIm, MaxSize, BootMods, BootEntry,
+    DC, Parameter, Profile, Distro, Placement, Require, DistroSpec, ImgParams, MediaIm, MaxSize,
+    BootMods, BootEntry,
     VmIm, VmFormat, Signing, VmController, VmNetwork, RootfsIm,
     Target, Disk, DiskName, DiskProp, DiskKeyword, DiskImage, Iscsi, GptPartition, Partition,
     Slice, Size, Format, Subvolume, Luks, Passphrase, VolumeGroup, LogicalVolume, Verity,
@@ -107,8 +110,8 @@ __all__ = [
     "Execution", "Facet", "Filesystem", "Format", "GptPartition", "Image", "ImgParams", "ImgType",
     "Interface", "Iscsi", "Kwargs", "Logical", "LogicalVolume", "Luks", "MaxSize", "MediaIm",
     "Mirror", "Option", "Options", "Origin", "Parameter", "Partition", "Passphrase", "Password",
-    "Pin", "PoolOptions", "Profile", "Property", "Publisher", "Repository", "RootfsIm", "Script",
-    "Signing", "SigningKey", "Size", "Slice", "Software", "SoftwareData", "Source", "SshKey",
-    "Subvolume", "Sudo", "Target", "Tree", "Unit", "User", "Validation", "Variant", "Vdev", "Verity",
-    "VmController", "VmFormat", "VmIm", "VmNetwork", "VolumeGroup", "Zpool", "Zvol",
+    "Pin", "Placement", "PoolOptions", "Profile", "Property", "Publisher", "Repository", "Require",
+    "RootfsIm", "Script", "Signing", "SigningKey", "Size", "Slice", "Software", "SoftwareData", "Source",
+    "SshKey", "Subvolume", "Sudo", "Target", "Tree", "Unit", "User", "Validation", "Variant", "Vdev",
+    "Verity", "VmController", "VmFormat", "VmIm", "VmNetwork", "VolumeGroup", "Zpool", "Zvol",
 ]  # fmt: skip

@@ -3,7 +3,8 @@
 from typing import Literal
 
 from dcd.manifest import forms
-from dcd.manifest.data_object import DataObject, OneOf, attribute, many, one, optional
+from dcd.manifest.data_object import DataObject, OneOf, attribute, many, one, optional, some
+from dcd.manifest.labels import HOST_LABEL
 from dcd.manifest.objects.boot import BootMods
 from dcd.manifest.objects.configuration import Configuration
 from dcd.manifest.objects.execution import Execution
@@ -137,10 +138,24 @@ class DistroSpec(DataObject, tag="distro_spec", content=(many(ImgParams),)):
     """The kind of image."""
 
 
+class Require(DataObject, tag="require"):
+    """A label that the host has to have which makes the image."""
+
+    label: str = attribute(
+        "The label: an architecture such as `arm64`, `kvm`, `zfs`, or one that an administrator gave.",
+        form=HOST_LABEL,
+    )
+
+
+class Placement(DataObject, tag="placement", content=(some(Require),)):
+    """Where the image is made: on a host with all of these labels, as with `dcctl submit --require`."""
+
+
 class Distro(
     DataObject,
     tag="distro",
     content=(
+        optional(Placement),
         optional(DistroSpec),
         many(Target),
         many(Software),

@@ -25,6 +25,7 @@ from dcd.manifest import forms
 from dcd.manifest.check import check_structure
 from dcd.manifest.data_object import DataObject, fields_of
 from dcd.manifest.fields import Field
+from dcd.manifest.labels import HOST_LABEL
 from dcd.manifest.objects import BUILTIN, Parameter
 from dcd.manifest.parameters import substitute_parameters
 from dcd.manifest.registry import particles_of
@@ -55,6 +56,7 @@ ELSEWHERE: Mapping[str, str] = {
     "ENTRY": "each kind of transfer has a form of its own; see `test_names_of_packages`",
     "DPKG_OPTION": "a line of dpkg's own configuration; see test_deb_settings",
     "GPT_TYPE": "converted into a UUID",
+    "HOST_LABEL": "compared with the labels of hosts",
     "HOST_OR_ADDRESS": "disks of the host are not used on Linux",
     "IMAGE_DIRECTORY": "a path that is resolved beneath the image; no program is given the text",
     "PIN": "a line of apt's preferences; see test_deb_settings",
@@ -89,7 +91,7 @@ ELSEWHERE: Mapping[str, str] = {
 
 FORMS = {
     form: name
-    for name, form in {**vars(forms), "SIZE": SIZE, "TIME": TIME}.items()
+    for name, form in {**vars(forms), "SIZE": SIZE, "TIME": TIME, "HOST_LABEL": HOST_LABEL}.items()
     if isinstance(form, Form)
 }
 

@@ -33,6 +33,7 @@ from dcd.manifest.objects import (
     MediaIm,
     Parameter,
     Partition,
+    Placement,
     Profile,
     RootfsIm,
     Slice,
@@ -49,7 +50,7 @@ ROOT = Path(dcd.__file__).parent
 GENERIC = {"registry", "schema", "check", "reference", "data_object", "cross_checks", "parameters"}
 """Modules that treat all elements alike, or only compare them with each other."""
 
-ANYWHERE = {BootMods, DC, ImgParams, Kwargs, Target, VmIm}
+ANYWHERE = {BootMods, DC, ImgParams, Kwargs, Placement, Target, VmIm}
 """Elements that are found wherever they stand, or that only hold others."""
 
 ELSEWHERE = {

@@ -1,0 +1,40 @@
+"""The labels that a build requires of the host that makes it (`dcd.platform.host_labels`).
+
+They follow from the plan: the architecture of the image, the tools, the secrets; and from the manifest's
+`<placement>`.
+"""
+
+from collections.abc import Collection
+
+from dcd.checkpoints.architecture import image_architecture
+from dcd.manifest.doc import DataObjectCache, distro
+from dcd.manifest.objects import Require
+from dcd.platform.host_labels import of_secret, of_tool, plain
+from statemachine.errors import Unprepared
+from statemachine.plan import Plan
+
+
+def placement(doc: DataObjectCache) -> tuple[str, ...]:
+    """The labels that the manifest asks for, without repetitions, sorted."""
+    return tuple(sorted({each.label for each in distro(doc).get_descendants(class_type=Require)}))
+
+
+def required(plan: Plan, doc: DataObjectCache) -> tuple[str, ...]:
+    """All labels that a build requires, sorted."""
+    found = {image_architecture(doc), *placement(doc)}
+    for planned in plan.checkpoints:
+        found |= {of_tool(name) for name in planned.tools}
+        found |= {of_secret(name) for name in planned.secrets}
+    return tuple(sorted(found))
+
+
+def require_labels(asked: Collection[str], found: Collection[str]) -> None:
+    """Raise Unprepared when this host, the only one, lacks labels that a submit asks for; `found` are its
+    own. Nobody learns by a label whether a secret exists: builds that use one require it by themselves."""
+    known = {label for label in found if not label.startswith(of_secret(""))}
+    if lacking := sorted(set(asked) - known):
+        raise Unprepared(
+            f"no member has {'+'.join(sorted(asked))}; this host has {plain(found)}",
+            f"it lacks {' and '.join(lacking)}",
+            "submit it to a host with these labels, or leave out --require and <require> for them",
+        )
