@@ -1,7 +1,7 @@
 """The labels of this host: what a build may require of the host that makes it.
 
 Plain labels are the architectures that the processor runs by itself, by Debian's names, and `kvm` and `zfs`
-where these work; `tool:NAME` is a tool of `store.host.tools`, `secret:NAME` a secret by reference. Whoever
+where these work; `tool:NAME` is a tool of `store.host.tools`, `secret:NAME` a secret by reference. A user who
 may not read a directory of secrets does not see their names, so the launcher runs this as a program, which
 prints the labels as JSON.
 """
