@@ -135,6 +135,8 @@ def test_a_second_image_downloads_nothing_that_the_first_one_had(
     before = counting.packages.copy()
     assert len(before) > 20
     assert set(before.values()) == {1}
+    log = daemon.ctl("logs", first, "packages")
+    assert re.search(r"from the package store: (\d+) of \1 packages", log), "the rest is there"
 
     second = daemon.submit(manifest(tmp_path, counting, "second", "less", "ed"))
     daemon.wait(second, "completed", seconds=600)

@@ -12,8 +12,7 @@ id or user number of the build host.
 """
 
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -39,11 +38,14 @@ from dcd.checkpoints.transfer.deb_architecture import (
     default_architecture,
 )
 from dcd.checkpoints.transfer.deb_base import (
+    Chosen,
     base_of,
+    choose_base,
+    choose_rest,
     drop_lists,
     keep_lists,
     kept_lists,
-    same_packages,
+    require_same_packages,
 )
 from dcd.checkpoints.transfer.deb_fetch import fetch
 from dcd.checkpoints.transfer.deb_install import bootstrap, change, extend, installed
@@ -280,7 +282,6 @@ class TransferDEB(Checkpoint):
         ):
             sources = with_keyrings(sources, context.inputs, place.aside / "keyrings")
             below, kept = list_below(context), kept_lists(context.root)
-            names = _wanted(software, context.stage)
             locked = context.locked is not None
             if locked and kept is None:
                 provide_lists(context, place, sources, local.sources, architecture)
@@ -299,18 +300,16 @@ class TransferDEB(Checkpoint):
                     update(online, sources, progress.line)
                 lists = kept or resolve(context.pkg_image, LISTS)
                 _same_state(context, sources, local, lists)
-                wanted = wanted_by_name(context, apt, names, always=kept is not None)
-                checks: AbstractContextManager[None] = nullcontext()
-                if kept is not None:
-                    variant = _BASE[_variant(software)]
-                    checks = same_packages(place, variant, names, wanted.keys())
-                with checks:
-                    filled = fill_cache(context, place, wanted)
-                    fetch(software, names, sources, online, progress)
+                chosen = _choose(context, place, apt, software, sources)
+                filled = fill_cache(context, place, chosen.fetch)
+                if not chosen.whole or filled != chosen.fetch.keys():
+                    fetch(software, chosen.names, sources, online, progress)
             if locked:
-                resolve_locked(context, place, wanted, below)
+                resolve_locked(context, place, chosen.part, below)
             else:
-                found = capture(context, place, apt, sources, wanted, filled, below)
+                found = capture(
+                    context, place, apt, sources, chosen.fetch, chosen.part, filled, below
+                )
                 if lock is not None:
                     require_locked(context, found, listed_packages(context, lock))
             keyrings = captured_keyrings(context, place.aside)
@@ -319,6 +318,8 @@ class TransferDEB(Checkpoint):
                 keep_lists(context.root, place.root)
             with_pins = replace(settings, pins=pins)
             _install(context, place, software, every, architecture, apt, with_pins, progress)
+            if chosen.whole is not None:
+                require_same_packages(place, chosen.whole)
             require_no_links(context.pkg_image, _HOST_TOOLS_USE)
             forget(place.root)
             if context.stage is Stage.BASE:
@@ -343,10 +344,24 @@ class TransferDEB(Checkpoint):
         return None
 
 
-def _wanted(software: Software, stage: Stage) -> list[str]:
-    """The packages to install in a stage; apt adds those that they depend on."""
-    variant = () if stage is Stage.REST else _BASE[_variant(software)]
-    return [*variant, *(() if stage is Stage.BASE else software.names("install"))]
+def _choose(
+    context: Context,
+    place: Place,
+    apt: Environment,
+    software: Software,
+    sources: Sequence[Source],
+) -> Chosen:
+    """The packages of a stage; apt adds those that they depend on."""
+    variant, listed = _BASE[_variant(software)], software.names("install")
+    if context.stage is Stage.BASE:
+        stored = context.packages is not None and not any(source.login for source in sources)
+        ahead = stored and context.locked is None
+        return choose_base(context, apt, variant, listed, ahead=ahead)
+    if kept_lists(context.root) is not None:
+        return choose_rest(place, variant, listed)
+    names = [*(() if context.stage is Stage.REST else variant), *listed]
+    wanted = wanted_by_name(context, apt, names)
+    return Chosen(names, wanted, wanted)
 
 
 def _variant(software: Software) -> str:

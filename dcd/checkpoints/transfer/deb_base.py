@@ -2,22 +2,25 @@
 that differ only in the packages that they list.
 
 The base layer keeps the package lists beside the image area, out of reach of the packages' scripts, so the
-rest needs no second download of them. The rest is installed onto the base only if that gives the packages
-that one installation of both would give: a listed package may replace one of the variant, or may make apt
-choose another alternative of a dependency.
+rest needs no second download of them. With a package store, its stage also downloads the listed packages into
+the store: one download takes less time than two. The rest is installed onto the base only if that gives the
+packages that one installation of both would give: a listed package may replace one of the variant, or may
+make apt choose another alternative of a dependency.
 """
 
 import shutil
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
 from lxml import etree
 
-from dcd.checkpoints.interface import Base, UnsuitedBase
+from dcd.checkpoints.interface import Base, Context, UnsuitedBase
 from dcd.checkpoints.packages import debian_list
+from dcd.checkpoints.transfer.deb_store import Wanted, wanted_by_name
 from dcd.manifest.objects.software import Software, SoftwareData
 from dcd.manifest.registry import write
 from dcd.platform.apt_root import (
@@ -65,36 +68,67 @@ def drop_lists(root: Path) -> None:
     shutil.rmtree(root / KEPT, ignore_errors=True)
 
 
-@contextmanager
-def same_packages(
-    place: Place, variant: Sequence[str], listed: Sequence[str], rest: Set[str]
-) -> Iterator[None]:
-    """Require the same packages, in a thread beside the body: apt takes as long as a download. Raises
-    `UnsuitedBase` at the end."""
-    with ThreadPoolExecutor(1) as beside:
-        same = beside.submit(_require_same_packages, place, variant, listed, rest)
-        yield
-        same.result()
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The packages of a stage: the `names` that apt is asked for, the files to `fetch`, and those that become
+    `part` of the result. `whole` are all packages of the image, if the result must have exactly these."""
+
+    names: Sequence[str]
+    fetch: Wanted
+    part: Wanted
+    whole: Wanted | None = None
 
 
-def _require_same_packages(
-    place: Place, variant: Sequence[str], listed: Sequence[str], rest: Set[str]
-) -> None:
-    """Raise `UnsuitedBase` unless the packages in the root, and the files `rest` that `listed` adds, are
-    exactly those of one installation of `variant` and `listed`."""
-    together = _names(with_nothing_installed(place), [*variant, *listed])
-    there = {_file_name(line) for line in debian_list(place.root).splitlines()}
-    if not (together or rest):
-        return  # apt finds no solution, and the download tells why
-    apart = there | rest
-    if differing := sorted(together ^ apart):
-        names = ", ".join(name.removesuffix(".deb") for name in differing[:_NAMED])
+def choose_base(
+    context: Context,
+    apt: Environment,
+    variant: Sequence[str],
+    listed: Sequence[str],
+    *,
+    ahead: bool,
+) -> Chosen:
+    """The packages of the base; with `ahead` those of the rest are fetched too, for the store. When apt finds
+    no solution for them, the download tells why."""
+    wanted = partial(wanted_by_name, context, apt)
+    if not ahead:
+        base = wanted(variant)
+        return Chosen(variant, base, base)
+    everything = [*variant, *listed]
+    with ThreadPoolExecutor(2) as beside:
+        base, whole = beside.map(wanted, (variant, everything))
+    if whole and not base.keys() <= whole.keys():
+        return Chosen(variant, base, base)  # the rest will not suit this base
+    return Chosen(everything, whole, base)
+
+
+def choose_rest(place: Place, variant: Sequence[str], listed: Sequence[str]) -> Chosen:
+    """The packages of one installation of everything that the base in the root does not have.
+    Raises `UnsuitedBase` when the base has others."""
+    apt = with_nothing_installed(place)
+    whole = {file.name: file for file in wanted_files(apt, [*variant, *listed])}
+    if not whole:
+        return Chosen(listed, {}, {}, {})  # the download tells why
+    there = _installed(place)
+    _require_none(there - whole.keys())
+    rest = {name: file for name, file in whole.items() if name not in there}
+    return Chosen(listed, rest, rest, whole)
+
+
+def require_same_packages(place: Place, whole: Wanted) -> None:
+    """Raise `UnsuitedBase` unless the packages in the root are exactly those of `whole`."""
+    _require_none(_installed(place) ^ whole.keys())
+
+
+def _require_none(differing: Set[str]) -> None:
+    if differing:
+        first = sorted(differing)[:_NAMED]
+        names = ", ".join(name.removesuffix(".deb") for name in first)
         more = f" and {len(differing) - _NAMED} more" if len(differing) > _NAMED else ""
         raise UnsuitedBase(f"the listed packages change what the variant brings: {names}{more}")
 
 
-def _names(apt: Environment, packages: Sequence[str]) -> set[str]:
-    return {file.name for file in wanted_files(apt, packages)}
+def _installed(place: Place) -> set[str]:
+    return {_file_name(line) for line in debian_list(place.root).splitlines()}
 
 
 def _file_name(line: str) -> str:
