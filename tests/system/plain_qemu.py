@@ -16,13 +16,14 @@ def console_with(
     devices: Sequence[str],
     *,
     firmware: str,
+    machine: str = "q35",
     memory_mb: int = 1024,
 ) -> str:
     """The serial console of an emulated machine that has only these devices (arguments of QEMU), once
     `marker` is on it. Fails the test when it does not come in time. `directory` is made."""
     directory.mkdir()
     console = directory / "console.log"
-    command = ["qemu-system-x86_64", "-machine", "q35", "-accel", "tcg", "-cpu", "qemu64"]
+    command = ["qemu-system-x86_64", "-machine", machine, "-accel", "tcg", "-cpu", "qemu64"]
     command += ["-m", str(memory_mb), "-nic", "none", "-display", "none", "-no-reboot"]
     command += ["-serial", f"file:{console}", "-device", "virtio-rng-pci"]
     if firmware == "uefi":

@@ -55,8 +55,13 @@ class Place:
 
     @property
     def find(self) -> str:
-        """GRUB's command that makes the file system its root."""
-        return f"search --no-floppy --fs-uuid --set=root {self.partition.volume.uuid}"
+        """GRUB's command that makes the file system its root.
+
+        A logical volume is named too: where a floppy drive has no disk, as in QEMU's machine `pc`, GRUB 2.06
+        does not find it by its UUID alone, since its search for groups ends at the error of the drive."""
+        logical = self.partition.logical
+        hint = f"--hint lvm/{logical.replace('/', '-')} " if logical else ""
+        return f"search --no-floppy --fs-uuid --set=root {hint}{self.partition.volume.uuid}"
 
 
 def place_of(layout: DiskLayout, path: str) -> Place:

@@ -18,6 +18,7 @@ from dcd.checkpoints.vm.disk import ContainerPartition, DiskLayout
 from dcd.checkpoints.vm.install_offline import InstallOffline
 from statemachine.errors import CheckpointError
 from store.host.tools import missing
+from tests.dcd.checkpoints.test_netboot import kernel
 from tests.dcd.checkpoints.test_vm_install_offline import (
     VERSION,
     clean,
@@ -28,6 +29,7 @@ from tests.dcd.checkpoints.test_vm_install_offline import (
     ready,
     target,
 )
+from tests.system.plain_qemu import console_with
 
 LACKING = missing((*InstallOffline.TOOLS, "grub-bios", "grub-efi", "losetup"))
 pytestmark = [
@@ -155,6 +157,16 @@ def test_a_volume_group_is_read_by_lvm_and_grub_and_grows(ready: Any, tmp_path: 
     unit = (ready.image / "etc/systemd/system/dcd-grow-group.service").read_text()
     assert f"pvresize /dev/disk/by-partuuid/{layout.partitions[-1].uuid}\n" in unit
     assert "+100%%FREE vg0/root\n" in unit
+
+
+def test_a_volume_group_starts_with_bios_beside_an_empty_floppy_drive(
+    ready: Any, tmp_path: Path
+) -> None:
+    """The machine `pc` of QEMU has such a drive, at whose error GRUB ends its search for groups."""
+    (ready.image / f"boot/vmlinuz-{VERSION}").write_bytes(kernel())
+    disk, _ = install(ready, target(held(GROUP, 3), size="288mb"), kernel_args="of the menu")
+    drive = ("-drive", f"if=virtio,format=raw,snapshot=on,file={disk}")
+    console_with("of the menu", 60.0, tmp_path / "pc", drive, firmware="bios", machine="pc")
 
 
 def test_each_subvolume_has_its_part_of_the_system(ready: Any, tmp_path: Path) -> None:
