@@ -14,9 +14,11 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from dcd.platform import apt, foreign
 from dcd.platform.host_labels import host_labels, plain
@@ -195,8 +197,7 @@ def _layer_tool(tool: str, state_dir: Path) -> _Finding | None:
     if not tools.missing([tool]):
         return None
     try:
-        state_dir.mkdir(parents=True, exist_ok=True)
-        kind = file_system_of(state_dir).type
+        kind = file_system_of(_existing(state_dir)).type
     except (DcdError, OSError):  # the check of layers reports the error
         return None
     if kind != LAYER_TOOLS[tool]:
@@ -205,10 +206,20 @@ def _layer_tool(tool: str, state_dir: Path) -> _Finding | None:
     return "warning", value, tools.remedy([tool])
 
 
+def _existing(directory: Path) -> Path:
+    """The directory, or else the nearest one above it, on whose file system it would be made."""
+    directory = directory.absolute()
+    return next(each for each in (directory, *directory.parents) if each.exists())
+
+
 def _layers(state_dir: Path, mounts: bool) -> _Finding:
-    state_dir.mkdir(parents=True, exist_ok=True)
-    store, reason = choose(state_dir / "layers", mounts=mounts)
-    return "ok", f"{store.name}: {reason}"
+    """What works is tried; where there is no state directory yet, none is left."""
+    with ExitStack() as stack:
+        place = _existing(state_dir)
+        if place != state_dir.absolute():
+            place = Path(stack.enter_context(TemporaryDirectory(prefix=".dcd-doctor-", dir=place)))
+        store, reason = choose(place / "layers", mounts=mounts)
+        return "ok", f"{store.name}: {reason.replace(str(place), str(state_dir))}"
 
 
 def _sqlite() -> _Finding:
@@ -216,8 +227,7 @@ def _sqlite() -> _Finding:
 
 
 def _space(state_dir: Path) -> _Finding:
-    state_dir.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(state_dir).free
+    free = shutil.disk_usage(_existing(state_dir)).free
     value = f"{free / 1024**3:.1f} GiB free in {state_dir}"
     if free < LOW_SPACE_BYTES:
         return "warning", value, "free some space: an image needs about 4 GiB"

@@ -44,6 +44,10 @@ def test_slow_checks_run_side_by_side_and_in_the_order_for_people(
     assert [name for name in names if name in SLOW] == list(SLOW)
     assert [check.value for check in found if check.name in SLOW] == ["1.2.3"] * len(SLOW)
     assert names[-1] == "apt sources"
+    state = slow_host / "state"
+    assert f"works in {state}/layers" in {check.name: check.value for check in found}["layers"]
+    assert not state.exists(), "an examination leaves nothing"
+    assert list(slow_host.glob(".dcd-doctor-*")) == []
 
 
 def test_a_check_that_does_not_answer_is_reported_and_waited_for_no_longer(
