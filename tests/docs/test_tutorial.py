@@ -21,6 +21,9 @@ SMALLER = (
 )
 """What is changed in the example: a kernel of a tenth, and one boot instead of two."""
 
+SOCKET = "/tmp/dcd.sock"
+"""The page's socket. Each run has its own: another one may be on this host."""
+
 FAILS = {"sed -i 's/<name>less</<name>lesss</' examples/mine.xml": 3}
 """The exit status of a block that ends with another than 0, as the page says; by its first line."""
 
@@ -56,7 +59,7 @@ def test_the_tutorial_works_as_it_is_written(checkout: Path) -> None:
     script = ["set -o pipefail"]
     for block in found:
         status = FAILS.get(block.text.splitlines()[0], 0)
-        script += [f"echo '>>> {block}'", block.text]
+        script += [f"echo '>>> {block}'", block.text.replace(SOCKET, str(checkout / "s"))]
         script.append(f"[ $? = {status} ] || {{ echo 'failed: {block}'; exit 1; }}")
     daemon_pid = checkout / "image" / "state" / "lock"
     try:
