@@ -111,6 +111,7 @@ class Attempt:
         self.uses_packages = False
         """Whether it may be using files of the package store."""
         self._cause = "cancelled"
+        self._claims: set[Claim] = set()
 
     def stop(self, cause: str) -> None:
         """End the attempt; `cause` as in CheckpointInterrupted."""
@@ -182,12 +183,12 @@ class Attempt:
     ) -> BuildState | None:
         """Do the work of a stage. Returns the state with the attempt's outcome, None when another stage has
         to follow."""
-        builds, privileged = self._resources.builds, self._resources.stores.privileged
+        privileged = self._resources.stores.privileged
         workspace = await self._make_workspace(state, parent)
         if stage is not Stage.BASE:
             await self._let_go()
         try:
-            async with claims_released(builds, privileged.release, self._build):
+            async with claims_released(privileged.release, self._build, self._claims):
                 ending = await self._work(state, workspace, stage)
             self._seconds += ending.seconds
             after = await self._conclude(ending, workspace, stage)
@@ -225,11 +226,9 @@ class Attempt:
             )
             self._resources.builds.broadcast.report(self._build, shown)
 
-        claims: set[Claim] = set()
-
         async def claim(claimed: Claim) -> None:
-            if claimed not in claims:
-                claims.add(claimed)
+            if claimed not in self._claims:
+                self._claims.add(claimed)
                 name = self._planned.name
                 await self._record(ResourceClaimed(name, self._number, claimed.kind, claimed.name))
 

@@ -143,14 +143,22 @@ class Builds:
     async def _locked(
         self, build: str, change: Change, actor: Actor
     ) -> tuple[BuildState, BuildState]:
-        lock = self._locks.setdefault(build, asyncio.Lock())
-        async with lock:
-            machine = self._machines.get(build) or await self._rehydrate(build)
-            before = machine.state
-            payloads = decide(machine, change)
-            if not payloads:
-                return before, before
-            return before, await self._append(build, machine, payloads, actor)
+        async with self._lock(build):
+            return await self._change(build, change, actor)
+
+    def _lock(self, build: str) -> asyncio.Lock:
+        return self._locks.setdefault(build, asyncio.Lock())
+
+    async def _change(
+        self, build: str, change: Change, actor: Actor, epoch: int | None = None
+    ) -> tuple[BuildState, BuildState]:
+        """The states before and after a change, with the build's lock held."""
+        machine = self._machines.get(build) or await self._rehydrate(build)
+        before = machine.state
+        payloads = decide(machine, change)
+        if not payloads:
+            return before, before
+        return before, await self._append(build, machine, payloads, actor, epoch)
 
     async def _append(
         self,
@@ -158,11 +166,12 @@ class Builds:
         machine: BuildMachine | None,
         payloads: Sequence[Payload],
         actor: Actor,
+        epoch: int | None = None,
     ) -> BuildState:
         sequence = machine.state.sequence if machine else 0
         try:
             events = await asyncio.wrap_future(
-                self.log.append(build, sequence, payloads, actor, self._clock())
+                self.log.append(build, sequence, payloads, actor, self._clock(), epoch)
             )
         except Conflict:
             self._machines.pop(build, None)

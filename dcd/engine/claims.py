@@ -7,12 +7,12 @@ by an open attempt, whenever it dies. Releasing is idempotent: a missing resourc
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 
 import structlog
 
-from dcd.engine.builds import Builds
-from statemachine.build import BuildState
+from dcd.worker.messages import Claim as Claimed
+from statemachine.build import BuildState, Claim
 
 logger = structlog.get_logger()
 
@@ -23,15 +23,22 @@ Release = Callable[[str, str], object]
 async def release_claims(release: Release, state: BuildState) -> None:
     """Release all claims of a build's open attempt, whose worker has ended. Raises DcdError when a
     release fails."""
-    for claim in state.running.claims if state.running else ():
-        logger.info("releasing", build=state.id, kind=claim.kind, name=claim.name)
+    await _release(release, state.id, state.running.claims if state.running else ())
+
+
+async def _release(release: Release, build: str, claims: Iterable[Claim | Claimed]) -> None:
+    for claim in claims:
+        logger.info("releasing", build=build, kind=claim.kind, name=claim.name)
         await asyncio.to_thread(release, claim.kind, claim.name)
 
 
 @contextlib.asynccontextmanager
-async def claims_released(builds: Builds, release: Release, build: str) -> AsyncIterator[None]:
-    """On exit, also by an exception, release the claims made for the build inside the context."""
+async def claims_released(
+    release: Release, build: str, claims: set[Claimed]
+) -> AsyncIterator[None]:
+    """On exit, also by an exception, release the claims that were added for the build inside the context. The
+    state need not name them any more: another member of a farm may have taken the build."""
     try:
         yield
     finally:
-        await release_claims(release, await builds.state(build))
+        await _release(release, build, claims)

@@ -50,6 +50,7 @@ from statemachine.keys import grown_from, with_external
 from statemachine.plan import Plan, PlannedCheckpoint
 from statemachine.results import ErrorInfo
 from statemachine.steps import Deliver, RunCheckpoint, next_step
+from store.eventlog import Fenced
 from store.host import space
 from store.host.boot import boot_id
 from store.host.durable import DiskFull
@@ -139,15 +140,18 @@ class Runner:
     async def _run(self, build: str) -> None:
         try:
             state = await self._record_durably(build, self._start())
+            if state.running:
+                state = await self._settle(state)
         except Refused:
-            return  # paused or cancelled just before its turn
-        if state.running:
-            state = await self._settle(state)
+            return  # paused, cancelled or taken by another member just before its turn
         refusals = 0
         while not self.stopping:
             try:
                 after = await self._step(state)
                 refusals = 0
+            except Fenced:
+                logger.warning("another member took the build", build=build)
+                return
             except Refused:
                 # A person's command came between reading the state and the step: read it again.
                 refusals += 1

@@ -1,0 +1,141 @@
+"""The builds of a farm as one member sees them: it drives those that it owns, and gives commands to all.
+
+The log decides. `take` makes this member the owner of a build and gives it an epoch; what its engine records
+carries the epoch, and is refused once another member has taken the build (Fenced). Commands of people need no
+owner: they are decided from the log, and decided again when the build has changed meanwhile. `follow` applies
+what other members have appended, and tells this member's engine. Used from the event loop's thread only.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import structlog
+
+from dcd.engine.broadcast import Broadcast
+from dcd.engine.builds import Builds, now
+from statemachine.build import BuildState
+from statemachine.commands import Change, FailCheckpoint, InterruptCheckpoint, Pause, Start
+from statemachine.events import Actor, BuildPlaced, Event, Payload
+from statemachine.machine import BuildMachine
+from store.eventlog import Conflict, DuplicateSubmission, EventLog, Fenced
+
+logger = structlog.get_logger()
+
+MANY_CONFLICTS = 20
+"""More conflicts in a row than members and people can cause indicate a defect."""
+
+BY_OWNER = (Payload, Start, FailCheckpoint, InterruptCheckpoint, Pause)
+"""The changes that only the owner of a build makes: facts, and what its engine decides."""
+
+Heard = Callable[[Event], None]
+"""Called with each event of an owned build that another member has appended, after it is applied."""
+
+
+@dataclass(frozen=True, slots=True)
+class Owned:
+    """This member's ownership of a build: its epoch, and the sequence of its last event when it was taken."""
+
+    epoch: int
+    since: int
+
+
+class FarmBuilds(Builds):
+    """See the module. `host` is the name of this member."""
+
+    def __init__(
+        self,
+        log: EventLog,
+        broadcast: Broadcast,
+        host: str,
+        heard: Heard,
+        clock: Callable[[], datetime] = now,
+    ) -> None:
+        super().__init__(log, broadcast, clock)
+        self.host = host
+        self._heard = heard
+        self._owned: dict[str, Owned] = {}
+        self._followed = log.position
+        self._own: set[int] = set()
+        """The positions of own events that `follow` has not read yet."""
+        self._following = asyncio.Lock()
+
+    async def load_unfinished(self) -> list[BuildState]:
+        """None: this member has taken no build yet."""
+        return []
+
+    def owns(self, build: str) -> bool:
+        """Whether this member may drive the build, as far as it knows."""
+        return build in self._owned
+
+    async def take(self, build: str) -> BuildState:
+        """Make this member the owner of a build. Raises as `EventLog.take`."""
+        async with self._lock(build):
+            epoch = await self.ask(self.log.take, build, self.host)
+            machine = await self._rehydrate(build)
+            self._machines[build] = machine
+            self._owned[build] = Owned(epoch, machine.state.sequence)
+        self.broadcast.changed(build)
+        return machine.state
+
+    def forget(self, build: str) -> None:
+        """Drive the build no more."""
+        self._owned.pop(build, None)
+        self._machines.pop(build, None)
+        self.broadcast.clear(build)
+
+    async def follow(self) -> None:
+        """Apply what other members have appended since the last call. Raises Unavailable."""
+        async with self._following:
+            while events := await self.ask(self.log.read, None, self._followed):
+                for event in events:
+                    # An append of this member holds the lock until its events are known to be its own.
+                    async with self._lock(event.build):
+                        self._apply(event)
+                    self._followed = event.position
+
+    def _apply(self, event: Event) -> None:
+        if event.position in self._own:
+            self._own.discard(event.position)
+            return
+        self.broadcast.changed(event.build)
+        owned = self._owned.get(event.build)
+        if owned is None or event.sequence <= owned.since:
+            return
+        machine = self._machines.get(event.build)
+        if machine is not None and event.sequence > machine.state.sequence:
+            machine.apply(event)
+        ended = machine is not None and machine.state.ended
+        if ended or isinstance(event.data, BuildPlaced):
+            self.forget(event.build)
+        self._heard(event)
+
+    async def _change(
+        self, build: str, change: Change, actor: Actor, epoch: int | None = None
+    ) -> tuple[BuildState, BuildState]:
+        if isinstance(change, BY_OWNER):
+            if build not in self._owned:
+                raise Fenced(f"build {build} belongs to another member")
+            epoch = self._owned[build].epoch
+        for _ in range(MANY_CONFLICTS):
+            try:
+                return await super()._change(build, change, actor, epoch)
+            except Fenced:
+                self.forget(build)
+                raise
+            except DuplicateSubmission:
+                raise
+            except Conflict as error:
+                conflict = error  # it is read again
+        raise conflict
+
+    def _move(
+        self, build: str, machine: BuildMachine | None, events: Sequence[Event]
+    ) -> BuildState:
+        self._own.update(event.position for event in events)
+        state = super()._move(build, machine, events)
+        if state.ended or not self.owns(build):
+            self._owned.pop(build, None)
+            self._machines.pop(build, None)
+        return state

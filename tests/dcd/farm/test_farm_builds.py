@@ -1,0 +1,160 @@
+"""Members on one log: who drives a build, commands from anywhere, and the fence."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from dcd.engine.broadcast import Broadcast
+from dcd.farm.builds import FarmBuilds
+from statemachine.build import Lifecycle
+from statemachine.commands import Pause, RequestCancel, RequestPause, Resume, Start
+from statemachine.events import (
+    Actor,
+    BuildCancelled,
+    BuildPlaced,
+    BuildSubmitted,
+    CheckpointStarted,
+    Event,
+)
+from statemachine.keys import chain
+from statemachine.plan import Ingredient, PlannedCheckpoint
+from store.eventlog import Fenced
+from tests.dcd.farm.conftest import SharedLog
+
+PERSON = Actor(uid=1000, user="ada")
+PLAN = chain(
+    [PlannedCheckpoint(name, "", "m", "C", "", (Ingredient("code", "code", "1"),)) for name in "ab"]
+)
+
+
+class Member(FarmBuilds):
+    """A member that notes what it hears."""
+
+    def __init__(self, log: SharedLog, host: str) -> None:
+        self.heard: list[Event] = []
+        super().__init__(log, Broadcast(), host, self.heard.append)
+
+
+def farm(
+    log: SharedLog, story: Callable[[Member, Member, str], Awaitable[None]]
+) -> tuple[Member, Member]:
+    """Members a and b, and a build that a has taken and started."""
+
+    async def tell() -> tuple[Member, Member]:
+        a, b = Member(log, "a"), Member(log, "b")
+        build = (await b.create(BuildSubmitted("x", "<dc/>", "/x", PLAN), PERSON)).id
+        await a.take(build)
+        await a.command(build, Start())
+        await story(a, b, build)
+        return a, b
+
+    return asyncio.run(tell())
+
+
+def begin(builds: Member, build: str) -> Awaitable[Any]:
+    started = CheckpointStarted("a", 1, PLAN.checkpoints[0].key, "log", host=builds.host)
+    return builds.command(build, started)
+
+
+def test_only_the_owner_drives_a_build(log: SharedLog) -> None:
+    async def story(a: Member, b: Member, build: str) -> None:
+        assert (a.owns(build), b.owns(build)) == (True, False)
+        assert [state.id for state in a.unfinished()] == [build]
+        assert b.unfinished() == []
+        with pytest.raises(Fenced):
+            await begin(b, build)
+        assert (await begin(a, build)).running.host == "a"
+
+    farm(log, story)
+
+
+def test_every_member_takes_commands_and_the_owner_hears_of_them(log: SharedLog) -> None:
+    async def story(a: Member, b: Member, build: str) -> None:
+        await begin(a, build)
+        state = await b.command(build, RequestPause(), PERSON)
+        assert state.lifecycle is Lifecycle.PAUSING
+        assert a.unfinished()[0].lifecycle is Lifecycle.RUNNING
+        await a.follow()
+        assert a.unfinished()[0].lifecycle is Lifecycle.PAUSING
+        await b.command(build, RequestCancel(), PERSON)
+        await a.follow()
+
+    a, b = farm(log, story)
+    assert [event.type for event in a.heard] == ["PauseRequested", "CancelRequested"]
+    assert b.heard == []
+
+
+def test_a_fact_is_recorded_though_a_command_came_between(log: SharedLog) -> None:
+    async def story(a: Member, b: Member, build: str) -> None:
+        await b.command(build, RequestPause("b"), PERSON)
+        assert (await begin(a, build)).pause_before == "b"
+        await a.follow()
+        assert [event.type for event in a.heard] == ["PauseRequested"]
+
+    farm(log, story)
+
+
+def test_commands_of_two_people_at_once_are_both_decided(log: SharedLog) -> None:
+    async def story(a: Member, b: Member, build: str) -> None:
+        commands = [
+            member.command(build, command, PERSON)
+            for command in (RequestPause("b"), RequestCancel(), RequestPause("b"))
+            for member in (a, b)
+        ]
+        await asyncio.gather(*commands, return_exceptions=True)
+        assert (await b.state(build)).lifecycle is Lifecycle.CANCELLING
+
+    farm(log, story)
+
+
+def test_what_a_member_records_after_another_took_the_build_is_refused(log: SharedLog) -> None:
+    async def story(a: Member, b: Member, build: str) -> None:
+        await b.take(build)
+        sequence = log.summary(build).sequence
+        for _ in range(2):
+            with pytest.raises(Fenced):
+                await begin(a, build)
+        assert log.summary(build).sequence == sequence
+        assert not a.owns(build)
+        assert a.unfinished() == []
+        assert (await begin(b, build)).running.host == "b"
+
+    farm(log, story)
+
+
+def test_a_member_hears_that_another_took_its_build(log: SharedLog) -> None:
+    async def story(a: Member, b: Member, build: str) -> None:
+        await b.take(build)
+        await a.follow()
+        assert not a.owns(build)
+
+    a, _ = farm(log, story)
+    assert [event.data for event in a.heard] == [BuildPlaced("b", 2)]
+
+
+def test_a_build_that_has_ended_belongs_to_nobody(log: SharedLog) -> None:
+    async def story(a: Member, b: Member, build: str) -> None:
+        await b.command(build, RequestPause(), PERSON)
+        await a.follow()
+        await a.command(build, RequestCancel(), PERSON)
+
+        await a.command(build, BuildCancelled())
+        assert a.unfinished() == []
+        assert not a.owns(build)
+
+    farm(log, story)
+
+
+def test_a_paused_build_resumes_through_any_member(log: SharedLog) -> None:
+    async def story(a: Member, b: Member, build: str) -> None:
+
+        await a.command(build, Pause("because"))
+        state = await b.command(build, Resume(), PERSON)
+        assert state.lifecycle is Lifecycle.QUEUED
+        assert (await b.take(build)).host == "b"
+        await a.follow()
+        assert not a.owns(build)
+
+    farm(log, story)
