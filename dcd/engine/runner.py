@@ -94,6 +94,8 @@ class Runner:
         """The keys of layers that running builds have made or checked."""
         self.locks = LayerLocks(builds.broadcast)
         self._submitting = 0
+        self._leaving: set[str] = set()
+        """The builds that continue only to their next durable point."""
 
     def planned(self, build: str, fresh: bool = True) -> None:
         """Record whether the external state in the build's keys is fresh."""
@@ -107,6 +109,11 @@ class Runner:
         self.locks.recall(build)
         if attempt := self._attempts.get(build):
             attempt.stop(cause)
+
+    def leave(self, build: str) -> None:
+        """End the run of `build` when its running attempt has ended. Its state stays as it is."""
+        self.locks.recall(build)
+        self._leaving.add(build)
 
     def using_packages(self) -> bool:
         """Whether an attempt, or a build that is being submitted, may be using files of the package store
@@ -136,6 +143,7 @@ class Runner:
             self._planned_at.pop(build, None)
             self._sound.pop(build, None)
             self._needs.forget(build)
+            self._leaving.discard(build)
 
     async def _run(self, build: str) -> None:
         try:
@@ -145,7 +153,7 @@ class Runner:
         except Refused:
             return  # paused, cancelled or taken by another member just before its turn
         refusals = 0
-        while not self.stopping:
+        while not (self.stopping or build in self._leaving):
             try:
                 after = await self._step(state)
                 refusals = 0
