@@ -45,7 +45,7 @@ class FarmScheduler(Scheduler):
         return room and not (self._stopping or self.draining)
 
     async def drive(self, build: str) -> None:
-        """Take a build and drive it until it stops; the task goes on when the caller is cancelled."""
+        """Take a build and drive it until it stops; the task continues when the caller is cancelled."""
         if build not in self._tasks and self.has_room:
             try:
                 state = await self._farm.take(build)
@@ -87,7 +87,7 @@ class FarmScheduler(Scheduler):
     def _ended(self, build: str) -> None:
         super()._ended(build)
         state = next((each for each in self._farm.unfinished() if each.id == build), None)
-        # One that waits for space goes on here, where the space was too small, or anywhere by a command.
+        # One that waits for space continues here, where the space was too small, or anywhere by a command.
         if state is not None and not (
             state.lifecycle is Lifecycle.PAUSED and state.cause == "no-space"
         ):

@@ -1,0 +1,77 @@
+"""Which members may make a build, and why a build waits. Pure.
+
+A member has a label when its administrator granted it and it has found it on its host: `labels` and
+`announced` of `Member`. A granted `tool:*` stands for every tool.
+"""
+
+import hashlib
+from collections.abc import Collection, Sequence
+from typing import Protocol
+
+LONGEST_QUEUE = 128
+"""Procrastinate: the size of `procrastinate_jobs.queue_name`."""
+
+
+class Labelled(Protocol):
+    """What is known of a member (`store.eventlog.postgresql.members.Member`)."""
+
+    @property
+    def host(self) -> str: ...
+    @property
+    def labels(self) -> Sequence[str]: ...
+    @property
+    def announced(self) -> Sequence[str]: ...
+    @property
+    def draining(self) -> bool: ...
+    @property
+    def silent_seconds(self) -> float | None: ...
+
+
+def queue_name(requires: Collection[str]) -> str:
+    """The name of the queue of builds that require these labels: the labels, or their digest where they are
+    too long."""
+    name = "+".join(sorted(requires)) or "any"
+    if len(name) <= LONGEST_QUEUE:
+        return name
+    return f"labels:{hashlib.sha256(name.encode()).hexdigest()}"
+
+
+def lacking(member: Labelled, requires: Collection[str]) -> list[str]:
+    """The labels that a member lacks for a build, sorted."""
+    return sorted(each for each in requires if not _has(member, each))
+
+
+def _has(member: Labelled, label: str) -> bool:
+    granted = any(
+        label == each or (each.endswith(":*") and label.startswith(each[:-1]))
+        for each in member.labels
+    )
+    return granted and label in member.announced
+
+
+def is_alive(member: Labelled, lost_seconds: float) -> bool:
+    """Whether a member has been heard within `lost_seconds`."""
+    return member.silent_seconds is not None and member.silent_seconds < lost_seconds
+
+
+def why_waits(requires: Collection[str], members: Sequence[Labelled], lost_seconds: float) -> str:
+    """Why no member makes a queued build at present, for people; "" when one may."""
+    able = [each for each in members if not lacking(each, requires)]
+    if any(is_alive(each, lost_seconds) and not each.draining for each in able):
+        return ""
+    if able:
+        states = (
+            f"{each.host} {'is draining' if is_alive(each, lost_seconds) else 'is not heard'}"
+            for each in able
+        )
+        return f"every member with its labels is away: {', '.join(states)}"
+    wanted = sorted(each for each in requires if ":" not in each)
+    missed = [each for each in requires if not any(_has(member, each) for member in members)]
+    if missed and not set(missed) & set(wanted):
+        return f"no member has {' and '.join(sorted(missed))}"
+    near = [
+        f"{each.host} has {'+'.join(there)}"
+        for each in members
+        if (there := [label for label in wanted if _has(each, label)])
+    ]
+    return "; ".join([f"no member has {'+'.join(wanted)}", *near])

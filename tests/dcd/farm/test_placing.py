@@ -1,0 +1,63 @@
+"""Which members may make a build, and what people read when none does."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from dcd.farm.placing import LONGEST_QUEUE, lacking, queue_name, why_waits
+
+
+@dataclass(frozen=True)
+class Member:
+    host: str
+    labels: tuple[str, ...]
+    announced: tuple[str, ...]
+    draining: bool = False
+    silent_seconds: float | None = 1.0
+
+
+def member(host: str, *labels: str, **more: object) -> Member:
+    return Member(host, labels, labels, **more)  # type: ignore[arg-type]
+
+
+A, C = member("a", "amd64", "kvm"), member("c", "arm64")
+
+
+def test_a_label_counts_when_it_is_granted_and_found() -> None:
+    requires = ("amd64", "kvm", "tool:cp")
+    there = ("amd64", "kvm", "tool:cp")
+    assert lacking(Member("a", ("amd64", "kvm", "tool:*"), there), requires) == []
+    assert lacking(Member("a", ("amd64", "tool:*"), there), requires) == ["kvm"]
+    assert lacking(Member("a", ("amd64", "kvm", "tool:*"), ("amd64",)), requires) == [
+        "kvm",
+        "tool:cp",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("requires", "members", "told"),
+    [
+        (("arm64", "kvm"), [A, C], "no member has arm64+kvm; a has kvm; c has arm64"),
+        (("riscv64",), [A, C], "no member has riscv64"),
+        (("amd64", "tool:cp"), [A, C], "no member has tool:cp"),
+        (("amd64",), [A, C], ""),
+        (("arm64",), [A, member("c", "arm64", draining=True)],
+         "every member with its labels is away: c is draining"),
+        (("arm64",), [A, member("c", "arm64", silent_seconds=500.0)],
+         "every member with its labels is away: c is not heard"),
+        (("arm64",), [], "no member has arm64"),
+    ],
+)  # fmt: skip
+def test_people_read_why_a_build_waits(
+    requires: tuple[str, ...], members: list[Member], told: str
+) -> None:
+    assert why_waits(requires, members, lost_seconds=120) == told
+
+
+def test_equal_labels_have_one_queue_whose_name_the_queue_can_hold() -> None:
+    assert queue_name(["kvm", "amd64"]) == queue_name(("amd64", "kvm")) == "amd64+kvm"
+    long = [f"tool:a-tool-with-a-name-{number}" for number in range(30)]
+    assert len(queue_name(long)) <= LONGEST_QUEUE
+    assert queue_name(long) == queue_name(reversed(long))  # type: ignore[arg-type]
+    assert queue_name(long) != queue_name(long[1:])
+    assert queue_name([]) == "any"
