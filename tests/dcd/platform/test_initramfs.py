@@ -35,7 +35,7 @@ KERNELS = {
     "trixie": "linux-image-cloud-amd64",
 }
 """One with all drivers, which ask for hundreds of pieces of firmware, and two that are unpacked and gathered
-in a third of the time."""
+in a third of the time. What needs only one of the systems uses these."""
 
 ODD_CALLS = r"""#!/bin/sh -e
 [ "$1" = prereqs ] && exit 0
@@ -228,8 +228,8 @@ def test_the_archive_of_faster_functions_is_the_plain_one(
 def test_modules_behind_links_are_gathered_by_the_plain_function(
     system: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    root = system("bookworm")
-    module = next((root / "usr/lib/modules").rglob("nbd.ko*"))
+    root = system("bullseye")
+    module = next((root / "lib/modules").rglob("nbd.ko*"))
     elsewhere = root / "usr/lib/elsewhere.ko"
     module.rename(elsewhere)
     module.symlink_to("/usr/lib/elsewhere.ko")
@@ -245,7 +245,7 @@ def test_modules_behind_links_are_gathered_by_the_plain_function(
 @pytest.mark.system
 @pytest.mark.timeout(900)
 def test_an_unknown_version_runs_unchanged(system: Callable[[str], Path]) -> None:
-    root = system("bookworm")
+    root = system("trixie")
     file = root / HOOK_FUNCTIONS
     known = file.read_text()
     # What another version could have: the same functions with another result.
@@ -267,9 +267,9 @@ def test_an_unknown_version_runs_unchanged(system: Callable[[str], Path]) -> Non
 def test_one_changed_function_keeps_those_unchanged_that_stand_on_it(
     system: Callable[[str], Path],
 ) -> None:
-    known = (system("bookworm") / HOOK_FUNCTIONS).read_text()
+    known = (system("bullseye") / HOOK_FUNCTIONS).read_text()
     changed = known.replace("add_firmware()\n{", "add_firmware()\n{\n\t# changed")
-    assert with_faster_functions(changed)[1] == ["copy_file", "copy_exec"]
+    assert with_faster_functions(changed)[1] == ["copy_exec"]
     twice = known + "\ncopy_exec() {\n\ttrue\n}\n"
     assert "copy_exec" not in with_faster_functions(twice)[1]
 
