@@ -3,9 +3,10 @@
 import hashlib
 import re
 import socket
+import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -112,16 +113,34 @@ def free_port() -> int:
         return port
 
 
-def wait_for(port: int) -> None:
-    """Until a server answers on the port."""
+@contextmanager
+def serving(command: Callable[[int], Sequence[Any]]) -> Iterator[int]:
+    """The port of a running server, whose command is made from it. When another process takes the port first,
+    the server ends, and is started on another one."""
+    for _ in range(5):
+        port = free_port()
+        with subprocess.Popen(
+            command(port), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ) as server:
+            try:
+                if answers(server, port):
+                    yield port
+                    return
+            finally:
+                server.terminate()
+    raise AssertionError(f"{command(0)} does not serve")
+
+
+def answers(server: "subprocess.Popen[bytes]", port: int) -> bool:
+    """Whether the server takes connections on the port, or ends before it does."""
     deadline = time.monotonic() + 60
-    while True:
-        try:
+    while server.poll() is None:
+        with suppress(OSError):
             socket.create_connection(("127.0.0.1", port), 1).close()
-            return
-        except OSError:
-            assert time.monotonic() < deadline, f"nothing listens on {port}"
-            time.sleep(0.05)
+            return True
+        assert time.monotonic() < deadline, f"nothing listens on {port}"
+        time.sleep(0.05)
+    return False
 
 
 def delivered(bench: Any, **files: bytes) -> Context:

@@ -16,9 +16,8 @@ from tests.dcd.checkpoints.publishing import (
     Faulty,
     delivered,
     faulty,
-    free_port,
     published,
-    wait_for,
+    serving,
 )
 
 pytestmark = pytest.mark.slow
@@ -37,21 +36,21 @@ PermitRootLogin yes
 @pytest.fixture
 def ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[int, str]]:
     """A server for ssh that takes the key in DCD_SECRET_SSH: its port and its public key."""
-    home, port = tmp_path / "sshd", free_port()
+    home = tmp_path / "sshd"
     home.mkdir()
     for name in ("host", "login"):
         command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", home / name]
         subprocess.run(command, check=True)
     shutil.copy(home / "login.pub", home / "authorized")
-    (home / "config").write_text(SSHD.format(port=port, home=home))
     monkeypatch.setenv("DCD_SECRET_SSH", (home / "login").read_text())
     Path("/run/sshd").mkdir(exist_ok=True)
-    with subprocess.Popen(
-        ["/usr/sbin/sshd", "-D", "-f", home / "config"], stderr=subprocess.DEVNULL
-    ) as server:
-        wait_for(port)
+
+    def command(port: int) -> list[Path | str]:
+        (home / "config").write_text(SSHD.format(port=port, home=home))
+        return ["/usr/sbin/sshd", "-D", "-f", home / "config"]
+
+    with serving(command) as port:
         yield port, " ".join((home / "host.pub").read_text().split()[:2])
-        server.terminate()
 
 
 @pytest.fixture

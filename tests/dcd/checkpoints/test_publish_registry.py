@@ -19,9 +19,8 @@ from tests.dcd.checkpoints.publishing import (
     Faulty,
     delivered,
     faulty,
-    free_port,
     published,
-    wait_for,
+    serving,
 )
 
 pytestmark = pytest.mark.slow
@@ -52,19 +51,19 @@ def prompt(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """A registry that takes `me` with the password `word`."""
-    directory, port = tmp_path_factory.mktemp("registry"), free_port()
+    directory = tmp_path_factory.mktemp("registry")
     # A bcrypt hash of `word`.
     (directory / "users").write_text(
         "me:$2y$05$abcdefghijklmnopqrstuuQDoL5Sa/TtfS/XN4AY/jgq.HBbO1BTu\n"
     )
     config = directory / "config.yml"
-    config.write_text(CONFIG.format(directory=directory, port=port))
-    with subprocess.Popen(
-        ["docker-registry", "serve", config], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as server:
-        wait_for(port)
+
+    def command(port: int) -> list[Path | str]:
+        config.write_text(CONFIG.format(directory=directory, port=port))
+        return ["docker-registry", "serve", config]
+
+    with serving(command) as port:
         yield port
-        server.terminate()
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 the example of the documentation."""
 
 import hashlib
-import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -19,9 +18,8 @@ from tests.dcd.checkpoints.publishing import (
     Faulty,
     delivered,
     faulty,
-    free_port,
     published,
-    wait_for,
+    serving,
 )
 
 pytestmark = pytest.mark.slow
@@ -39,12 +37,9 @@ def prompt(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[int]:
-    port = free_port()
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", f"{port}"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        wait_for(port)
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p"]
+    with serving(lambda port: [*command, f"{port}"]) as port:
         yield port
-        process.terminate()
 
 
 @pytest.fixture
