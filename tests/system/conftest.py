@@ -20,8 +20,8 @@ import pytest
 
 from dcd.platform.hypervisor import ConsoleText, wait_for
 
-BOOT_SECONDS = 400.0
-ANSWER_SECONDS = 120.0
+BOOT_SECONDS = 800.0
+ANSWER_SECONDS = 300.0
 MEMORY_MB = 512
 
 _SECTOR_BYTES = 512

@@ -27,7 +27,7 @@ from dcd.manifest.doc import DataObjectDict
 from dcd.platform.apt import host_codename, host_sources, source_list, sources_for
 from tests.dcd.checkpoints.conftest import Bench, doc_of
 
-pytestmark = [pytest.mark.system, pytest.mark.root, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.system, pytest.mark.root, pytest.mark.timeout(900)]
 
 SOFTWARE = """<software name="deb" type="DEB"><destination><image architecture="arm64"/></destination>
 </software>"""
@@ -115,7 +115,7 @@ def test_a_medium_for_arm64_boots_on_a_machine_of_arm64(bench: Bench) -> None:
     images = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert "UEFI" in images
     assert "BIOS" not in images
-    verify = VerifyBoot("boot", memory_mb=512, marker="login: on aarch64", timeout_seconds=300.0)
+    verify = VerifyBoot("boot", memory_mb=512, marker="login: on aarch64", timeout_seconds=600.0)
     assert verify.needs(doc).tools == ("qemu-system-aarch64", "aavmf")
     verify.execute(bench.context(doc))
     delivered = {artifact.name: bench.root / artifact.path for artifact in bench.artifacts}

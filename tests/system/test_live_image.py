@@ -33,16 +33,21 @@ IN_THE_MIDDLE = {
 }
 """What runs when a checkpoint of that class is in its middle; of the others it is the worker itself."""
 
-GONE_SECONDS = 10.0
-BOOT_SECONDS = 400.0
+GONE_SECONDS = 60.0
+BOOT_SECONDS = 800.0
 
 
 @pytest.fixture
 def manifest(tmp_path: Path) -> Path:
-    """The example, in a directory where it may be changed."""
+    """The example, in a directory where it may be changed. It boots with UEFI only: with BIOS, the tutorial's
+    test boots it as a CD, and this one as a stick."""
     copies = tmp_path / "examples"
     shutil.copytree(EXAMPLES, copies)
-    return copies / "debian-live.xml"
+    example = copies / "debian-live.xml"
+    firmware = "<argitem>bios</argitem><argitem>uefi</argitem>"
+    assert example.read_text().count(firmware) == 1
+    example.write_text(example.read_text().replace(firmware, "<argitem>uefi</argitem>"))
+    return example
 
 
 def test_live_image_survives_sigkill_in_every_checkpoint_boots_and_is_reused(
@@ -81,7 +86,7 @@ def test_live_image_survives_sigkill_in_every_checkpoint_boots_and_is_reused(
     assert_sums(Path(artifacts["SHA256SUMS"]["path"]))
     iso = Path(artifacts["debian-live.iso"]["path"])
 
-    # The checkpoint has booted it as a CD with both kinds of firmware.
+    # The checkpoint has booted it as a CD with UEFI.
     assert_boots_from_a_stick(iso, tmp_path / "plain")
     assert_sbom_lists_what_dpkg_knows(artifacts, iso, tmp_path)
     assert_the_initramfs_mounts_any_medium(iso, tmp_path / "initrd")
@@ -101,7 +106,7 @@ def test_live_image_survives_sigkill_in_every_checkpoint_boots_and_is_reused(
     menu = next(i for i, c in enumerate(planned) if c["checkpoint_class"] == "GrubBootMenu")
     proof = next(c["name"] for c in planned if c["checkpoint_class"] == "VerifyBoot")
     other = daemon.submit(manifest, "--pause-before", proof)
-    status = daemon.wait(other, "paused", seconds=120)
+    status = daemon.wait(other, "paused", seconds=300)
     assert [c["state"] for c in status["checkpoints"]] == [
         *["reused"] * menu,
         *["completed"] * (len(names) - menu - 2),
@@ -151,7 +156,7 @@ def wait_for_attempt(daemon: Any, build: str, checkpoint: str, attempt: int) -> 
             for event in daemon.events(build)
         )
 
-    wait_until(started, 60, f"attempt {attempt} at {checkpoint}")
+    wait_until(started, 120, f"attempt {attempt} at {checkpoint}")
 
 
 def wait_until(look: Callable[[], Any], seconds: float, what: str) -> Any:
@@ -307,7 +312,6 @@ def assert_secure_boot(daemon: Any, manifest: Path) -> None:
         ("<img_params>", '<img_params secure_boot="distribution">'),
         ("<name>sudo</name>", "<name>sudo</name><name>shim-signed</name>"),
         ("<name>less</name>", "<name>less</name><name>grub-efi-amd64-signed</name>"),
-        ("<argitem>bios</argitem>", ""),
         ("${hostname} login:", "secureboot: Secure boot enabled"),
         (
             'checkpoint_class="GrubBootMenu"/>',

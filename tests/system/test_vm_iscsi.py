@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.system, pytest.mark.root, pytest.mark.timeout(2400)]
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SMALL = ("--set", "kernel=linux-image-cloud-amd64", "--set", "disk_size=1gb")
 BOOT_SECONDS = 600.0
-GONE_SECONDS = 10.0
+GONE_SECONDS = 60.0
 
 
 BOOTS = (("bios", "debian-vm login:"), ("uefi", "Linux version"))
