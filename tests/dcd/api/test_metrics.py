@@ -9,7 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from dcd.api.metrics import CONTENT_TYPE
-from store.eventlog import EventLog, LogFull
+from store.eventlog import LogFull, SqliteLog
 
 REFERENCE = Path(__file__).parents[3] / "docs" / "reference" / "metrics.md"
 RUNBOOK = REFERENCE.parents[1] / "how-to" / "operate.md"
@@ -138,7 +138,7 @@ def test_an_unknown_path_cannot_make_series_without_end(request_):
 def test_health_tells_liveness_from_readiness(request_, app, monkeypatch):
     assert request_("GET", "/v1/health").status_code == 200
     full = LogFull("the disk of the event log is full", "", "free some space")
-    monkeypatch.setattr(EventLog, "trouble", full)
+    monkeypatch.setattr(SqliteLog, "trouble", full)
 
     assert request_("GET", "/v1/health").status_code == 503
     assert request_("GET", "/v1/health/live").status_code == 200
