@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 from statemachine.errors import Refused, Unavailable
 from store.eventlog import EventLog, LogDamaged, SqliteLog
-from store.eventlog.sqlite.high_water import HighWater
+from store.eventlog.high_water import HighWater
 from store.host.durable import sync_directory, sync_file
 
 _ASIDE = "backup-"

@@ -1,6 +1,6 @@
 """SQL that SQLite and PostgreSQL spell differently.
 
-PostgreSQL reads documents as `json`, never as `jsonb`, which refuses the escape of the character NUL.
+PostgreSQL reads documents with `dcd_json`, since its own functions refuse the escape of the character NUL.
 """
 
 from collections.abc import Collection
@@ -93,7 +93,7 @@ def _(element: _Extract, compiler: SQLCompiler, **options: Any) -> str:
 
 @compiles(_Extract, "postgresql")
 def _(element: _Extract, compiler: SQLCompiler, **options: Any) -> str:
-    return "(CAST({0} AS json) #>> {2})".format(*_arguments(element, compiler, **options))
+    return "(dcd_json({0}) #>> {2})".format(*_arguments(element, compiler, **options))
 
 
 @compiles(_Items, "sqlite")
@@ -105,10 +105,10 @@ def _(element: FunctionElement[Any], compiler: SQLCompiler, **options: Any) -> s
 @compiles(_Items, "postgresql")
 def _(element: _Items, compiler: SQLCompiler, **options: Any) -> str:
     document, _, path = _arguments(element, compiler, **options)
-    return f"json_array_elements_text(CAST({document} AS json) #> {path})"
+    return f"json_array_elements_text(dcd_json({document}) #> {path})"
 
 
 @compiles(_Values, "postgresql")
 def _(element: _Values, compiler: SQLCompiler, **options: Any) -> str:
     document, _, path = _arguments(element, compiler, **options)
-    return f"json_each_text(CAST({document} AS json) #> {path})"
+    return f"json_each_text(dcd_json({document}) #> {path})"

@@ -6,14 +6,13 @@ or a reused result, of builds that are not removed: a layer whose key is missing
 Callers hold the transaction.
 """
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.sqlite import insert
 
 from statemachine.build import BuildState, Lifecycle
 from statemachine.codec import (
@@ -25,7 +24,6 @@ from statemachine.codec import (
 )
 from statemachine.events import (
     Actor,
-    BuildRemoved,
     CheckpointCompleted,
     CheckpointReused,
     CheckpointStarted,
@@ -56,13 +54,6 @@ class BuildSummary:
     submitted_position: int
     position: int
     sequence: int
-
-
-_INSERT = insert(builds)
-_UPSERT = _INSERT.on_conflict_do_update(
-    index_elements=[builds.c.id],
-    set_={column.name: _INSERT.excluded[column.name] for column in builds.c},
-)
 
 
 def event_of(row: Any) -> Event:
@@ -101,34 +92,21 @@ def fold(connection: sa.Connection, build: str) -> BuildState | None:
     return state
 
 
-def store(
-    connection: sa.Connection, states: Collection[BuildState], appended: Iterable[Event]
-) -> None:
-    """Update the projections to the states after `appended`."""
-    if not states:
-        return
-    connection.execute(_UPSERT, [_row(state) for state in states])
-    removed = [event.build for event in appended if isinstance(event.data, BuildRemoved)]
-    keys = _keys(appended)
-    if keys:
-        connection.execute(insert(layer_keys).on_conflict_do_nothing(), keys)
-    if removed:
-        connection.execute(layer_keys.delete().where(layer_keys.c.build.in_(removed)))
-
-
-def verify(connection: sa.Connection) -> list[str]:
+def verify(
+    connection: sa.Connection, stored: Callable[[dict[str, Any]], dict[str, Any]] = dict
+) -> list[str]:
     """The differences between the projections and the events; empty when they agree. Reads every
-    event."""
+    event. `stored` is what the database makes of a row."""
     problems = []
     rows = {row.id: tuple(row) for row in connection.execute(sa.select(builds))}
     keys = {tuple(row) for row in connection.execute(sa.select(layer_keys))}
     expected_keys = set()
     for state, history in _folded(connection):
-        expected = tuple(_row(state)[column.name] for column in builds.c)
+        expected = tuple(stored(row_of(state))[column.name] for column in builds.c)
         if rows.pop(state.id, None) != expected:
             problems.append(f"build {state.id}: its row differs from its events")
         if not state.removed:
-            expected_keys |= {(entry["key"], entry["build"]) for entry in _keys(history)}
+            expected_keys |= {(entry["key"], entry["build"]) for entry in keys_of(history)}
     problems += [f"build {build}: it has a row but no events" for build in rows]
     problems += [
         f"build {build}: layer key {key} is {'missing' if (key, build) in expected_keys else 'extra'}"
@@ -151,7 +129,8 @@ def _folded(connection: sa.Connection) -> Iterator[tuple[BuildState, list[Event]
         yield state, history
 
 
-def _keys(appended: Iterable[Event]) -> list[dict[str, str]]:
+def keys_of(appended: Iterable[Event]) -> list[dict[str, str]]:
+    """The rows of `layer_keys` of some events."""
     found = []
     for event in appended:
         if isinstance(event.data, CheckpointStarted | CheckpointReused | CheckpointCompleted):
@@ -161,7 +140,8 @@ def _keys(appended: Iterable[Event]) -> list[dict[str, str]]:
     return found
 
 
-def _row(state: BuildState) -> dict[str, Any]:
+def row_of(state: BuildState) -> dict[str, Any]:
+    """The row of a build in `builds`."""
     return {
         "id": state.id,
         "name": state.name,

@@ -47,7 +47,7 @@ class Queries(ABC):
         rows = self._rows(build)
         if not rows:
             raise no_build(build)
-        if problems := _chain_problems(rows):
+        if problems := chain_problems(rows):
             raise LogDamaged(
                 f"the events of build {build} are damaged",
                 "\n".join(problems),
@@ -70,7 +70,7 @@ class Queries(ABC):
         rows = self._rows(build)
         if not rows and summary is None:
             raise no_build(build)
-        problems = _chain_problems(rows)
+        problems = chain_problems(rows)
         for row in rows:
             try:
                 projection.event_of(row)
@@ -311,7 +311,7 @@ def _ids_of(group: str) -> tuple[str, str]:
     return f"{group}-", f"{group}."
 
 
-def _chain_problems(rows: Sequence[Any]) -> list[str]:
+def chain_problems(rows: Sequence[Any]) -> list[str]:
     """The gaps and altered events in the rows of a build."""
     problems = []
     previous_hash = FIRST_HASH

@@ -10,14 +10,14 @@ import time
 def acknowledge_before_commit() -> None:
     """Tell callers that their events are on disk a moment before they are."""
     from statemachine.errors import DcdError
-    from store.eventlog import projection
+    from store.eventlog.sqlite import projections
     from store.eventlog.sqlite.writer import SqliteWriter, _Group
 
     def transact(self, requests):
         group = _Group(self.position)
         with self._connection.begin():
             outcomes = [(request, self._insert(group, request)) for request in requests]
-            projection.store(self._connection, group.states.values(), group.events)
+            projections.store(self._connection, group.states.values(), group.events)
             for request, outcome in outcomes:
                 assert not isinstance(outcome, DcdError)
                 request.future.set_result(outcome)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cli import client
-from store.eventlog.sqlite.high_water import HighWater
+from store.eventlog.high_water import HighWater
 
 pytestmark = [pytest.mark.root, pytest.mark.faults]
 

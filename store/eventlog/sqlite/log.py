@@ -13,10 +13,10 @@ import sqlalchemy as sa
 
 from statemachine.errors import DcdError, Unavailable
 from store.eventlog.errors import LogDamaged
+from store.eventlog.high_water import HighWater
 from store.eventlog.interface import OnCommit
 from store.eventlog.queries import Queries, no_build
 from store.eventlog.sqlite import database
-from store.eventlog.sqlite.high_water import HighWater
 from store.eventlog.sqlite.reserve import Reserve
 from store.eventlog.sqlite.writer import EPOCH, SqliteWriter
 

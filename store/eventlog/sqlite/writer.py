@@ -18,9 +18,10 @@ from statemachine.events import Event
 from statemachine.fold import evolve
 from store.eventlog import projection
 from store.eventlog.errors import DuplicateSubmission, LogFailed, LogFull, fenced
+from store.eventlog.high_water import HighWater
 from store.eventlog.interface import OnCommit
+from store.eventlog.sqlite import projections
 from store.eventlog.sqlite.database import primary_code
-from store.eventlog.sqlite.high_water import HighWater
 from store.eventlog.sqlite.reserve import Reserve
 from store.eventlog.tables import builds, events
 from store.eventlog.writer import (
@@ -119,7 +120,7 @@ class SqliteWriter(Writer):
                     outcomes.append((request, self._insert(group, request)))
                 except DcdError as error:
                     outcomes.append((request, error))
-            projection.store(self._connection, group.states.values(), group.events)
+            projections.store(self._connection, group.states.values(), group.events)
         return group, outcomes
 
     def _insert(self, group: _Group, request: Append) -> list[Event]:

@@ -1,5 +1,6 @@
 """Real logs on disk, plans to submit, and a build that is driven through its log."""
 
+import secrets
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -8,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from statemachine.build import BuildState
@@ -29,7 +31,13 @@ from statemachine.keys import chain
 from statemachine.machine import BuildMachine
 from statemachine.plan import Ingredient, PlannedCheckpoint
 from store.eventlog import EventLog, SqliteLog
+from store.eventlog.interface import OnCommit
+from store.eventlog.postgresql.administration import init
+from store.eventlog.postgresql.log import PostgresqlLog
+from store.eventlog.postgresql.members import add
+from tests.postgresql import Cluster
 
+TRIGGERS = ("events_are_in_order", "events_are_never_changed", "events_are_never_removed")
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 ACTOR = Actor(1000, 1000, 4711, "ada")
 
@@ -81,9 +89,126 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "events.db"
 
 
+@dataclass(frozen=True)
+class Sqlite:
+    """A log in a file."""
+
+    path: Path
+
+    def open(self, on_commit: OnCommit | None = None) -> EventLog:
+        return SqliteLog(self.path, on_commit)
+
+    def forge(self, statement: str) -> None:
+        """Run SQL as somebody who knows the triggers."""
+        with closing(sqlite3.connect(self.path, isolation_level=None)) as connection:
+            rows = connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'")
+            triggers = rows.fetchall()
+            for name, _ in triggers:
+                connection.execute(f"DROP TRIGGER {name}")
+            connection.execute(statement)
+            for _, sql in triggers:
+                connection.execute(sql)
+
+
+@dataclass(frozen=True)
+class Postgresql:
+    """A log in a database of a server; this host is the member `here`."""
+
+    cluster: Cluster
+    name: str
+    directory: Path
+
+    @property
+    def dsn(self) -> str:
+        return self.cluster.dsn(self.name, "dcd-here")
+
+    @property
+    def administrator(self) -> str:
+        return self.cluster.dsn(self.name)
+
+    def open(self, on_commit: OnCommit | None = None) -> EventLog:
+        return PostgresqlLog(self.dsn, self.directory, on_commit)
+
+    def forge(self, statement: str) -> None:
+        """Run SQL as somebody who knows the triggers."""
+        with psycopg.connect(self.administrator, options="-c search_path=dcd") as connection:
+            connection.execute("ALTER TABLE events DISABLE TRIGGER ALL")
+            connection.execute(statement)
+            for name in TRIGGERS:
+                connection.execute(f"ALTER TABLE events ENABLE ALWAYS TRIGGER {name}")
+
+
+Database = Sqlite | Postgresql
+
+
+@pytest.fixture(scope="session")
+def initialised() -> Iterator[Cluster]:
+    """The files of a server with an empty farm in the database `farm`, and its members `here` and `there`.
+    Facts need no epoch there, so that the suite of both databases can append them as people's commands;
+    test_eventlog_fence.py has the rules of a farm."""
+    cluster = Cluster().start("fsync=off")
+    try:
+        with psycopg.connect(cluster.dsn(), autocommit=True) as connection:
+            connection.execute("CREATE DATABASE farm")
+        cluster.stop()
+        cluster.start()
+        init(cluster.dsn("farm"))
+        for host in ("here", "there"):
+            add(cluster.dsn("farm"), host, ["amd64", "tool:*"])
+        cluster.stop()
+        yield cluster
+    finally:
+        cluster.remove()
+
+
+@pytest.fixture(scope="session")
+def server(initialised: Cluster) -> Iterator[Cluster]:
+    """A running server, for all tests of a run that do not stop it."""
+    cluster = Cluster(initialised).start()
+    try:
+        yield cluster
+    finally:
+        cluster.remove()
+
+
 @pytest.fixture
-def log(path: Path) -> Iterator[EventLog]:
-    with SqliteLog(path) as opened:
+def new_farm(server: Cluster) -> Iterator[Callable[[], str]]:
+    """Makes an empty farm. Returns the name of its database."""
+    made: list[str] = []
+
+    def new() -> str:
+        name = f"farm_{secrets.token_hex(4)}"
+        with psycopg.connect(server.dsn(), autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name} TEMPLATE farm")
+        made.append(name)
+        return name
+
+    yield new
+    with psycopg.connect(server.dsn(), autocommit=True) as connection:
+        for name in made:
+            connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def farm(server: Cluster, new_farm: Callable[[], str], tmp_path: Path) -> Postgresql:
+    """An empty log in PostgreSQL, with the rules of a farm."""
+    return Postgresql(server, new_farm(), tmp_path)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, path: Path) -> Database:
+    """An empty log, on each database."""
+    if request.param == "sqlite":
+        return Sqlite(path)
+    farm: Postgresql = request.getfixturevalue("farm")
+    with psycopg.connect(farm.administrator) as connection:
+        connection.execute("DELETE FROM dcd.facts")
+    return farm
+
+
+@pytest.fixture
+def log(database: Database) -> Iterator[EventLog]:
+    with database.open() as opened:
         yield opened
 
 

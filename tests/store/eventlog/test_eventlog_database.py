@@ -3,7 +3,7 @@
 import sqlite3
 import stat
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,12 @@ from store.eventlog.sqlite import database, schema
 from store.eventlog.tables import EVENTS_VERSION
 
 Execute = Callable[..., list[Any]]
+
+
+@pytest.fixture
+def log(path: Path) -> Iterator[SqliteLog]:
+    with SqliteLog(path) as opened:
+        yield opened
 
 
 @pytest.fixture
@@ -289,3 +295,21 @@ def test_a_log_of_an_older_version_is_marked_when_it_is_opened(tmp_path):
 
     with closing(sqlite3.connect(path)) as other:
         assert other.execute("PRAGMA user_version").fetchone() == (EVENTS_VERSION,)
+
+
+@pytest.mark.parametrize("what", ["unfinished", "events of a build", "a page of the list"])
+def test_no_question_at_start_reads_what_has_ended(
+    log: SqliteLog, submit: Callable[..., Any], execute: Execute, what: str
+) -> None:
+    query = {
+        "unfinished": "SELECT * FROM builds WHERE state IN ('queued', 'failed')"
+        " ORDER BY submitted_position",
+        "events of a build": "SELECT * FROM events WHERE build = 'b1' ORDER BY sequence",
+        "a page of the list": "SELECT * FROM builds WHERE removed = 0"
+        " ORDER BY submitted_position DESC LIMIT 10",
+    }[what]
+    submit(log, "b1")
+    plan = " ".join(row[3] for row in execute(log.path, f"EXPLAIN QUERY PLAN {query}"))
+    assert "INDEX" in plan
+    if what != "a page of the list":
+        assert "SCAN" not in plan

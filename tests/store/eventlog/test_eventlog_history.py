@@ -1,30 +1,25 @@
 """History cannot be altered unnoticed: the hash chain and what `verify` says."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from statemachine.errors import NotFound
-from store.eventlog import EventLog, LogDamaged, SqliteLog
-
-Execute = Callable[..., list[Any]]
+from store.eventlog import EventLog, LogDamaged
+from tests.store.eventlog.conftest import Database
 
 
 @pytest.fixture
-def forge(path: Path, submit: Callable[..., Any], execute: Execute) -> Callable[[str], EventLog]:
+def forge(database: Database, submit: Callable[..., Any]) -> Callable[[str], EventLog]:
     """A log of b1 and b2 with six events each, altered by somebody who knows the triggers."""
 
     def forge(statement: str) -> EventLog:
-        with SqliteLog(path) as log:
+        with database.open() as log:
             for build in ("b1", "b2"):
                 submit(log, build).run(2)
-        triggers = execute(path, "SELECT name, sql FROM sqlite_master WHERE type = 'trigger'")
-        execute(path, *(f"DROP TRIGGER {name}" for name, _ in triggers))
-        execute(path, statement)
-        execute(path, *(sql for _, sql in triggers))
-        return SqliteLog(path)
+        database.forge(statement)
+        return database.open()
 
     return forge
 

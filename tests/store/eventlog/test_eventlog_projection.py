@@ -1,7 +1,6 @@
 """Lists and layer keys: what they show, that they equal the fold, and that they can be made anew."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,7 +21,8 @@ from statemachine.events import BuildCancelled, BuildFailed, BuildResumed, Input
 from statemachine.plan import Locked
 from statemachine.rebuild import Rebuild
 from statemachine.results import ErrorInfo
-from store.eventlog import EventLog, SqliteLog
+from store.eventlog import EventLog
+from tests.store.eventlog.conftest import Database
 
 Submit = Callable[..., Any]
 ACTIONS = {
@@ -44,34 +44,31 @@ histories = st.lists(st.lists(st.sampled_from(sorted(ACTIONS)), max_size=8), min
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 def test_after_any_history_the_projection_is_what_the_events_say(
-    tmp_path_factory: pytest.TempPathFactory, submit: Submit, histories: list[list[str]]
+    log: EventLog, submit: Submit, histories: list[list[str]]
 ) -> None:
-    with SqliteLog(tmp_path_factory.mktemp("log") / "events.db") as log:
-        for number, actions in enumerate(histories):
-            build = submit(log, f"b{number}")
-            for action in actions:
-                try:
-                    ACTIONS[action](build)
-                except (Refused, Removed):
-                    continue
-            summary = log.summary(build.state.id)
-            state = build.state
-            assert (summary.state, summary.reason) == (state.lifecycle, state.reason)
-            assert summary.completed_checkpoints == state.completed
-            assert (summary.position, summary.sequence) == (state.log_position, state.sequence)
-            assert (summary.removed, summary.pause_before) == (state.removed, state.pause_before)
-        assert log.verify_projection() == []
+    for actions in histories:
+        build = submit(log, f"b{log.position}")
+        for action in actions:
+            try:
+                ACTIONS[action](build)
+            except (Refused, Removed):
+                continue
+        summary = log.summary(build.state.id)
+        state = build.state
+        assert (summary.state, summary.reason) == (state.lifecycle, state.reason)
+        assert summary.completed_checkpoints == state.completed
+        assert (summary.position, summary.sequence) == (state.log_position, state.sequence)
+        assert (summary.removed, summary.pause_before) == (state.removed, state.pause_before)
+    assert log.verify_projection() == []
 
 
-def test_a_projection_that_differs_is_reported(
-    path: Path, submit: Submit, execute: Callable[..., Any]
-) -> None:
-    with SqliteLog(path) as log:
+def test_a_projection_that_differs_is_reported(database: Database, submit: Submit) -> None:
+    with database.open() as log:
         build = submit(log, "b1").run(1)
         key = build.state.checkpoints[0].key
-        execute(path, "UPDATE builds SET state = 'completed'")
-        execute(path, "INSERT INTO layer_keys VALUES ('k', 'b1')")
-        execute(path, "DELETE FROM layer_keys WHERE key != 'k'")
+        database.forge("UPDATE builds SET state = 'completed'")
+        database.forge("INSERT INTO layer_keys VALUES ('k', 'b1')")
+        database.forge("DELETE FROM layer_keys WHERE key != 'k'")
         assert log.verify_projection() == [
             "build b1: its row differs from its events",
             *sorted(
@@ -125,24 +122,6 @@ def test_unfinished_builds_are_those_that_can_go_on_oldest_first(
     submit(log, "queued")
     found = [build.id for build in log.unfinished()]
     assert found == ["failed", "paused", "running", "queued"]
-
-
-@pytest.mark.parametrize("what", ["unfinished", "events of a build", "a page of the list"])
-def test_no_question_at_start_reads_what_has_ended(
-    log: EventLog, submit: Submit, execute: Callable[..., Any], what: str
-) -> None:
-    query = {
-        "unfinished": "SELECT * FROM builds WHERE state IN ('queued', 'failed')"
-        " ORDER BY submitted_position",
-        "events of a build": "SELECT * FROM events WHERE build = 'b1' ORDER BY sequence",
-        "a page of the list": "SELECT * FROM builds WHERE removed = 0"
-        " ORDER BY submitted_position DESC LIMIT 10",
-    }[what]
-    submit(log, "b1")
-    plan = " ".join(row[3] for row in execute(log.path, f"EXPLAIN QUERY PLAN {query}"))
-    assert "INDEX" in plan
-    if what != "a page of the list":
-        assert "SCAN" not in plan
 
 
 def test_a_unique_prefix_names_a_build(log: EventLog, submit: Submit) -> None:

@@ -1,0 +1,235 @@
+-- The only ways for a member of the farm to write. Each is one statement, so that a member that freezes or is cut
+-- off holds no lock. All run as the owner of the tables and see nothing but them. Errors that dcd expects:
+--   DC001 the epoch is over              DC005 the role is no member of the farm
+--   DC002 the build has changed          DC006 there is no such build, or it has ended
+--   DC003 the idempotency key is taken   DC007 the member lacks labels
+--   DC004 the event is not allowed       DC008 the database may lose what it has acknowledged
+--                                        DC009 the member takes no more builds
+
+-- A document as JSON. PostgreSQL has no text with NUL and refuses the whole document; no path that is read leads
+-- to such a text.
+CREATE OR REPLACE FUNCTION dcd_json(document text) RETURNS json LANGUAGE sql IMMUTABLE
+RETURN replace(document, '\u0000', '\ufffd')::json;
+
+-- Locks the head of the log until the end of the transaction: positions have no gaps, and their order is
+-- that of the commits. Whatever is read afterwards is the last that was committed.
+CREATE OR REPLACE FUNCTION dcd_lock() RETURNS void LANGUAGE plpgsql
+SET search_path = dcd, pg_temp AS $$
+BEGIN
+  IF current_setting('synchronous_commit') = 'off' OR current_setting('fsync') = 'off'
+     OR current_setting('full_page_writes') = 'off' THEN
+    RAISE EXCEPTION 'synchronous_commit, fsync or full_page_writes is off' USING ERRCODE = 'DC008';
+  END IF;
+  PERFORM FROM head FOR UPDATE;
+END $$;
+
+-- Appends events to a build, updates the projections, and returns the position of the first event.
+-- events: [{type, version, time, actor, data, hash}]; build_row: as in builds, without positions; keys: ["key"].
+CREATE OR REPLACE FUNCTION dcd_write(
+  build_id text, expected bigint, new_events json, build_row json, keys json
+) RETURNS bigint LANGUAGE plpgsql SET search_path = dcd, pg_temp AS $$
+DECLARE
+  last_sequence bigint; last_hash text; first_position bigint; next_position bigint;
+  event record; new_row builds; taken text; document json;
+BEGIN
+  SELECT e.sequence, e.hash INTO last_sequence, last_hash FROM events e
+    WHERE e.build = build_id ORDER BY e.sequence DESC LIMIT 1;
+  last_sequence := coalesce(last_sequence, 0);
+  last_hash := coalesce(last_hash, '');
+  IF last_sequence <> expected THEN
+    RAISE EXCEPTION '%', last_sequence USING ERRCODE = 'DC002';
+  END IF;
+  SELECT position + 1 INTO first_position FROM head;
+  next_position := first_position;
+  FOR event IN SELECT * FROM json_to_recordset(new_events)
+      AS x(type text, version bigint, "time" text, actor text, data text, hash text) LOOP
+    last_sequence := last_sequence + 1;
+    -- As statemachine.codec.event_hash: sha256 of the canonical JSON of these, in this order.
+    last_hash := encode(sha256(convert_to(concat('[', concat_ws(',',
+      to_json(last_hash), to_json(build_id), last_sequence, to_json(event.type), event.version,
+      to_json(event.time), to_json(event.actor), to_json(event.data)), ']'), 'UTF8')), 'hex');
+    IF event.hash IS DISTINCT FROM last_hash THEN
+      RAISE EXCEPTION 'the hash of event % of build % is wrong', last_sequence, build_id USING ERRCODE = 'DC004';
+    END IF;
+    INSERT INTO events (position, build, sequence, type, version, "time", actor, data, hash)
+      VALUES (next_position, build_id, last_sequence, event.type, event.version, event.time, event.actor,
+              event.data, event.hash);
+    UPDATE head SET position = next_position;
+    next_position := next_position + 1;
+    document := dcd_json(event.data);
+    IF event.type = 'BuildSubmitted'
+       OR (event.type = 'BuildResumed' AND json_typeof(document->'plan') = 'object') THEN
+      INSERT INTO placements (build, epoch, host, requires)
+        VALUES (build_id, 0, '', ARRAY(SELECT json_array_elements_text(document->'requires')))
+        ON CONFLICT (build) DO UPDATE SET requires = excluded.requires;
+    END IF;
+  END LOOP;
+  IF next_position = first_position THEN
+    RAISE EXCEPTION 'no events' USING ERRCODE = 'DC004';
+  END IF;
+  new_row := json_populate_record(NULL::builds, build_row);
+  IF new_row.id IS DISTINCT FROM build_id OR new_row.sequence IS DISTINCT FROM last_sequence THEN
+    RAISE EXCEPTION 'the row of build % is not that of its events', build_id USING ERRCODE = 'DC004';
+  END IF;
+  new_row.position := next_position - 1;
+  new_row.submitted_position := first_position;
+  IF expected > 0 THEN
+    SELECT b.submitted_position, b.idempotency_key INTO new_row.submitted_position, new_row.idempotency_key
+      FROM builds b WHERE b.id = build_id;
+    DELETE FROM builds b WHERE b.id = build_id;
+  ELSIF new_row.idempotency_key IS NOT NULL THEN
+    SELECT b.id INTO taken FROM builds b WHERE b.idempotency_key = new_row.idempotency_key;
+    IF taken IS NOT NULL THEN
+      RAISE EXCEPTION '%', taken USING ERRCODE = 'DC003';
+    END IF;
+  END IF;
+  INSERT INTO builds SELECT new_row.*;
+  IF new_row.removed = 1 THEN
+    DELETE FROM layer_keys k WHERE k.build = build_id;
+  ELSE
+    INSERT INTO layer_keys (key, build) SELECT key, build_id FROM json_array_elements_text(keys) AS k(key)
+      ON CONFLICT DO NOTHING;
+  END IF;
+  PERFORM pg_notify('dcd_events', '');
+  RETURN first_position;
+END $$;
+
+-- Appends to a build; facts of a running build only in the epoch in which the caller owns it.
+CREATE OR REPLACE FUNCTION dcd_append(
+  build_id text, epoch bigint, expected bigint, new_events json, build_row json, keys json
+) RETURNS bigint LANGUAGE plpgsql SECURITY DEFINER SET search_path = dcd, pg_temp AS $$
+DECLARE
+  owner placements;
+BEGIN
+  PERFORM dcd_lock();
+  IF dcd_append.epoch IS NULL THEN
+    IF EXISTS (SELECT FROM json_array_elements(new_events) e JOIN facts f ON f.type = e->>'type') THEN
+      RAISE EXCEPTION 'facts of build % need an epoch', build_id USING ERRCODE = 'DC004';
+    END IF;
+  ELSE
+    SELECT * INTO owner FROM placements p WHERE p.build = build_id;
+    IF owner.epoch IS DISTINCT FROM dcd_append.epoch OR NOT EXISTS (
+        SELECT FROM members m WHERE m.role = session_user AND m.host = owner.host) THEN
+      RAISE EXCEPTION '% holds it in epoch %', owner.host, owner.epoch USING ERRCODE = 'DC001';
+    END IF;
+    IF EXISTS (SELECT FROM json_array_elements(new_events) e WHERE e->>'type' = 'BuildPlaced') THEN
+      RAISE EXCEPTION 'only dcd_take places builds' USING ERRCODE = 'DC004';
+    END IF;
+  END IF;
+  RETURN dcd_write(build_id, expected, new_events, build_row, keys);
+END $$;
+
+-- Appends for many callers in one transaction. requests: an array of arrays of {build, epoch, expected, events,
+-- row, keys}; what is in an inner array is appended together or not at all. Returns for each the positions of
+-- the first events, or the error.
+CREATE OR REPLACE FUNCTION dcd_append_all(requests json) RETURNS json
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = dcd, pg_temp AS $$
+DECLARE
+  request json; part json; positions bigint[]; answers json[] := '{}';
+BEGIN
+  PERFORM dcd_lock();
+  FOR request IN SELECT * FROM json_array_elements(requests) LOOP
+    BEGIN
+      positions := '{}';
+      FOR part IN SELECT * FROM json_array_elements(request) LOOP
+        positions := positions || dcd_append(part->>'build', (part->>'epoch')::bigint,
+          (part->>'expected')::bigint, part->'events', part->'row', part->'keys');
+      END LOOP;
+      answers := answers || json_build_object('positions', positions);
+    EXCEPTION WHEN SQLSTATE 'DC001' OR SQLSTATE 'DC002' OR SQLSTATE 'DC003' OR SQLSTATE 'DC004' THEN
+      answers := answers || json_build_object('error', SQLSTATE, 'why', SQLERRM, 'build', part->>'build');
+    END;
+  END LOOP;
+  RETURN array_to_json(answers);
+END $$;
+
+-- Makes the calling member the owner of a build: the next epoch, and its event BuildPlaced, which the caller has
+-- hashed. Returns the position of the event. A label `tool:*` of a member stands for all that begin with `tool:`.
+CREATE OR REPLACE FUNCTION dcd_take(build_id text, expected bigint, placed json, build_row json) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = dcd, pg_temp AS $$
+DECLARE
+  me members; owner placements; said json; lacking text;
+BEGIN
+  PERFORM dcd_lock();
+  SELECT * INTO me FROM members m WHERE m.role = session_user;
+  IF NOT FOUND THEN
+    RAISE EXCEPTION '% is no member of the farm', session_user USING ERRCODE = 'DC005';
+  END IF;
+  SELECT p.* INTO owner FROM placements p JOIN builds b ON b.id = p.build
+    WHERE p.build = build_id AND b.state NOT IN ('completed', 'cancelled');
+  IF NOT FOUND THEN
+    RAISE EXCEPTION 'build % has ended, or does not exist', build_id USING ERRCODE = 'DC006';
+  END IF;
+  IF me.draining AND owner.host <> me.host THEN
+    RAISE EXCEPTION '% takes no more builds', me.host USING ERRCODE = 'DC009';
+  END IF;
+  SELECT string_agg(r, ' ') INTO lacking FROM unnest(owner.requires) r WHERE NOT EXISTS (
+    SELECT FROM unnest(me.labels) l WHERE l = r OR (l LIKE '%:*' AND starts_with(r, left(l, -1))));
+  IF lacking IS NOT NULL THEN
+    RAISE EXCEPTION '%', lacking USING ERRCODE = 'DC007';
+  END IF;
+  said := (placed->0->>'data')::json;
+  IF json_array_length(placed) <> 1 OR placed->0->>'type' <> 'BuildPlaced' OR said->>'host' <> me.host
+     OR (said->>'epoch')::bigint <> owner.epoch + 1 THEN
+    RAISE EXCEPTION 'the event does not say that % takes build % in epoch %', me.host, build_id, owner.epoch + 1
+      USING ERRCODE = 'DC004';
+  END IF;
+  UPDATE placements p SET epoch = owner.epoch + 1, host = me.host WHERE p.build = build_id;
+  RETURN dcd_write(build_id, expected, placed, build_row, '[]');
+END $$;
+
+-- Says that the calling member lives: by the clock of the database. `unbroken_since` is when its heartbeats began
+-- to follow each other within gap_seconds: one whose own were broken has no right to call others lost.
+CREATE OR REPLACE FUNCTION dcd_heartbeat(gap_seconds double precision, labels text[], version text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = dcd, pg_temp AS $$
+BEGIN
+  UPDATE members m SET announced = dcd_heartbeat.labels, version = dcd_heartbeat.version, seen_at = now(),
+      unbroken_since = CASE WHEN m.seen_at > now() - make_interval(secs => gap_seconds)
+                            THEN m.unbroken_since ELSE now() END
+    WHERE m.role = session_user;
+  IF NOT FOUND THEN
+    RAISE EXCEPTION '% is no member of the farm', session_user USING ERRCODE = 'DC005';
+  END IF;
+END $$;
+
+-- Lets a member take no more builds, or take them again.
+CREATE OR REPLACE FUNCTION dcd_drain(of_host text, draining boolean) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = dcd, pg_temp AS $$
+BEGIN
+  UPDATE members m SET draining = dcd_drain.draining WHERE m.host = of_host;
+  IF NOT FOUND THEN
+    RAISE EXCEPTION 'there is no member %', of_host USING ERRCODE = 'DC005';
+  END IF;
+END $$;
+
+-- Records that events of this version are in the log, so that an older dcd refuses to open it.
+CREATE OR REPLACE FUNCTION dcd_opened(version bigint) RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = dcd, pg_temp AS $$
+  UPDATE farm SET events_version = version WHERE events_version < version
+$$;
+
+CREATE OR REPLACE FUNCTION dcd_refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  RAISE EXCEPTION 'events are never changed or removed' USING ERRCODE = 'DC004';
+END $$;
+
+CREATE OR REPLACE FUNCTION dcd_in_order() RETURNS trigger LANGUAGE plpgsql SET search_path = dcd, pg_temp AS $$
+BEGIN
+  IF NEW.position IS DISTINCT FROM (SELECT coalesce(max(e.position), 0) + 1 FROM events e)
+     OR NEW.sequence IS DISTINCT FROM
+        (SELECT coalesce(max(e.sequence), 0) + 1 FROM events e WHERE e.build = NEW.build) THEN
+    RAISE EXCEPTION 'an event must be the next of the log and of its build' USING ERRCODE = 'DC004';
+  END IF;
+  RETURN NEW;
+END $$;
+
+-- ALWAYS: also with session_replication_role = replica.
+CREATE OR REPLACE TRIGGER events_are_in_order BEFORE INSERT ON events
+  FOR EACH ROW EXECUTE FUNCTION dcd_in_order();
+CREATE OR REPLACE TRIGGER events_are_never_changed BEFORE UPDATE OR DELETE ON events
+  FOR EACH ROW EXECUTE FUNCTION dcd_refuse();
+CREATE OR REPLACE TRIGGER events_are_never_removed BEFORE TRUNCATE ON events
+  FOR EACH STATEMENT EXECUTE FUNCTION dcd_refuse();
+ALTER TABLE events ENABLE ALWAYS TRIGGER events_are_in_order;
+ALTER TABLE events ENABLE ALWAYS TRIGGER events_are_never_changed;
+ALTER TABLE events ENABLE ALWAYS TRIGGER events_are_never_removed;

@@ -1,0 +1,57 @@
+"""Hearing of the commits of other members: LISTEN on a connection of its own."""
+
+import os
+import select
+import threading
+
+import psycopg
+
+from store.eventlog.postgresql.connection import connect, explain
+from store.eventlog.postgresql.writer import (
+    FIRST_WAIT_SECONDS,
+    LONGEST_WAIT_SECONDS,
+    PostgresqlWriter,
+    position_of,
+)
+
+
+class Listener:
+    """A thread that brings the writer's position up to that of the log, until `close`. It connects again by
+    itself, and then sees what it missed."""
+
+    def __init__(self, dsn: str, writer: PostgresqlWriter) -> None:
+        self._dsn = dsn
+        self._writer = writer
+        self._wakes, self._wake = os.pipe()
+        self._thread = threading.Thread(target=self._run, name="event-log-listener", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the thread. Idempotent."""
+        if self._thread.is_alive():
+            os.write(self._wake, b".")
+            self._thread.join()
+
+    def _run(self) -> None:
+        wait = FIRST_WAIT_SECONDS
+        while not self._closing(0):
+            try:
+                with connect(self._dsn) as connection:
+                    connection.execute("LISTEN dcd_events")
+                    wait = FIRST_WAIT_SECONDS
+                    while not self._closing(None, connection.fileno()):
+                        self._writer.reached(position_of(connection))
+                        for _ in connection.notifies(timeout=0):
+                            pass
+                        self._writer.reached(position_of(connection))
+                    return
+            except psycopg.Error as error:
+                self._writer.lost_sight(explain(error))
+            if self._closing(wait):
+                return
+            wait = min(2 * wait, LONGEST_WAIT_SECONDS)
+
+    def _closing(self, seconds: float | None, *others: int) -> bool:
+        """Wait for the end, or for input from the `others`. Returns whether it is the end."""
+        ready, _, _ = select.select([self._wakes, *others], [], [], seconds)
+        return self._wakes in ready

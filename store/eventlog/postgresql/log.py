@@ -1,0 +1,169 @@
+"""The event log in PostgreSQL, shared by the members of a farm. Documented in `store.eventlog.interface`.
+
+Only a farm imports this package: it needs psycopg, which `pip install dcd[farm]` brings.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Self
+
+import msgspec
+import psycopg
+import sqlalchemy as sa
+
+from statemachine.errors import DcdError, Refused
+from statemachine.events import Actor, BuildPlaced
+from store.eventlog import projection
+from store.eventlog.errors import Conflict
+from store.eventlog.high_water import HighWater
+from store.eventlog.interface import OnCommit
+from store.eventlog.postgresql.connection import (
+    check,
+    connect,
+    explain,
+    explained,
+    is_lost,
+    reading_engine,
+)
+from store.eventlog.postgresql.listener import Listener
+from store.eventlog.postgresql.writer import (
+    PostgresqlWriter,
+    another_farm,
+    as_stored,
+    fold,
+    prepare,
+)
+from store.eventlog.queries import Queries, no_build
+from store.eventlog.writer import Append, Part
+from store.host.durable import write_file
+
+TRIES = 3
+"""Of a taking, when people give commands to the build meanwhile."""
+
+
+class PostgresqlLog(Queries):
+    """The log in the database `dsn` (a connection string of libpq).
+
+    `directory` keeps what belongs to this host: which farm it belongs to, and the position that it has
+    seen, so that a database restored from an older backup is noticed. Raises LogDamaged for a database
+    of no farm, of another farm or of another version, Unavailable when it cannot be used.
+    """
+
+    def __init__(self, dsn: str, directory: Path, on_commit: OnCommit | None = None) -> None:
+        self.path = self.directory = directory
+        self._dsn = dsn
+        high_water = HighWater(directory / "farm")
+        with explained():
+            connection = connect(dsn)
+            try:
+                farm = check(connection)
+                _belong(directory / "farm", farm)
+                self._writer = PostgresqlWriter(dsn, farm, connection, high_water, on_commit)
+            except BaseException:
+                connection.close()
+                raise
+        self.lost = max(0, high_water.read() - self._writer.position)
+        self._readers = reading_engine(dsn)
+        self._listener = Listener(dsn, self._writer)
+        self.append = self._writer.append
+        self.append_together = self._writer.append_together
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._listener.close()
+        self._writer.close()
+        self._readers.dispose()
+
+    @property
+    def position(self) -> int:
+        return self._writer.position
+
+    @property
+    def trouble(self) -> DcdError | None:
+        return self._writer.trouble
+
+    def size_bytes(self) -> int:
+        return 0
+
+    def verify_projection(self) -> list[str]:
+        with self._reading() as connection:
+            return projection.verify(connection, as_stored)
+
+    def backup(self, target: Path) -> None:
+        raise Refused(
+            "the event log of a farm is in its database",
+            "",
+            "back the database up with its own means, such as pg_dump",
+        )
+
+    def take(self, build: str, host: str) -> int:
+        with explained(), connect(self._dsn) as connection:
+            started_at = None
+            for _ in range(TRIES):
+                state = fold(connection, build)
+                if state is None:
+                    raise no_build(build)
+                if started_at is None:
+                    started_at = state.epoch
+                if state.epoch != started_at:
+                    break
+                request = Append((), Actor(), datetime.now(UTC))
+                placed = BuildPlaced(host, state.epoch + 1)
+                sent = prepare(request, Part(build, state.sequence, (placed,)), state).sent
+                given = (build, state.sequence, _json(sent["events"]), _json(sent["row"]))
+                try:
+                    connection.execute("SELECT dcd_take(%s, %s, %s::json, %s::json)", given)
+                except psycopg.Error as error:
+                    if is_lost(error):
+                        if self._took(build, placed):
+                            return placed.epoch
+                        raise
+                    if error.sqlstate != "DC002":
+                        raise _refused(build, host, error) from error
+                else:
+                    return placed.epoch
+            raise Conflict(f"another member has taken build {build} at the same time")
+
+    def _took(self, build: str, placed: BuildPlaced) -> bool:
+        """Whether a taking is in the log whose answer was lost."""
+        return any(event.data == placed for event in self.read_build(build))
+
+    @contextmanager
+    def _reading(self) -> Iterator[sa.Connection]:
+        with explained(), self._readers.connect() as connection:
+            yield connection
+
+
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def _belong(file: Path, farm: str) -> None:
+    """Remember the farm of this host, or compare it. Raises LogDamaged."""
+    if not file.exists():
+        write_file(file, f"{farm}\n".encode())
+    elif (known := file.read_text().strip()) != farm:
+        raise another_farm(farm, known)
+
+
+def _refused(build: str, host: str, error: psycopg.Error) -> DcdError:
+    why = str(error.diag.message_primary)
+    match error.sqlstate:
+        case "DC006":
+            return Refused(f"build {build} cannot be taken", why)
+        case "DC007":
+            return Refused(
+                f"{host} may not take build {build}",
+                f"it lacks: {why}",
+                f"if it has them, let an administrator say so: `dcd farm member add {host} LABEL...`",
+            )
+        case "DC009":
+            return Refused(why, "", f"`dcctl hosts resume {host}`")
+    return explain(error)

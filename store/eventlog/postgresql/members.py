@@ -1,0 +1,186 @@
+"""The members of a farm, as the database knows them. Times are by the database's clock only.
+
+An administrator adds and removes members; a member says that it lives, and sees the others.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import class_row
+
+from statemachine.errors import NotFound, Unavailable, UsageError
+from store.eventlog.postgresql.connection import Connection, check, connect, explained
+from store.eventlog.postgresql.schema import group_of, owner_of
+
+HOST = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?")
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A member. `labels` are what builds may require of it, by the administrator's word; `announced` those
+    that it found itself. `silent_seconds` since its last heartbeat (None: it has sent none),
+    `unbroken_seconds` since its heartbeats follow each other without a gap. `builds` are the unfinished ones
+    that it owns."""
+
+    role: str
+    host: str
+    labels: list[str]
+    announced: list[str]
+    version: str
+    draining: bool
+    silent_seconds: float | None
+    unbroken_seconds: float
+    builds: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where an unfinished build is: `host` is "" and `epoch` 0 before it was taken."""
+
+    build: str
+    state: str
+    priority: int
+    host: str
+    epoch: int
+    requires: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """A new member: the role that it logs in with."""
+
+    role: str
+    host: str
+    labels: tuple[str, ...]
+
+
+def role_of(host: str) -> str:
+    """The role of a host."""
+    return f"dcd-{host}"
+
+
+def add(dsn: str, host: str, labels: Sequence[str], password: str | None = None) -> Added:
+    """Add a member, or change its labels. It logs in as `role_of`, with a client certificate (pg_hba.conf:
+    `hostssl dcd +dcd_member all cert`), or with the password. Raises UsageError, LogDamaged,
+    Unavailable."""
+    if not HOST.fullmatch(host):
+        raise UsageError(
+            f"{host!r} is no name of a host", "", "use letters, digits, dots and dashes"
+        )
+    role = role_of(host)
+    with _administering(dsn) as (connection, group), connection.transaction():
+        name, joined = sql.Identifier(role), sql.Identifier(group)
+        if not connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [role]).fetchone():
+            connection.execute(sql.SQL("CREATE ROLE {} LOGIN").format(name))
+        if password is not None:
+            statement = sql.SQL("ALTER ROLE {} PASSWORD {}").format(name, sql.Literal(password))
+            connection.execute(statement)
+        connection.execute(sql.SQL("GRANT {} TO {}").format(joined, name))
+        connection.execute(
+            "INSERT INTO members (role, host, labels, announced, version, draining)"
+            " VALUES (%s, %s, %s, '{}', '', false)"
+            " ON CONFLICT (role) DO UPDATE SET labels = excluded.labels",
+            [role, host, sorted(set(labels))],
+        )
+    return Added(role, host, tuple(sorted(set(labels))))
+
+
+def remove(dsn: str, host: str) -> None:
+    """Remove a member and its role. Its builds are taken by others. Raises NotFound, LogDamaged,
+    Unavailable."""
+    with _administering(dsn) as (connection, group), connection.transaction():
+        gone = connection.execute("DELETE FROM members WHERE host = %s RETURNING role", [host])
+        row = gone.fetchone()
+        if row is None:
+            raise NotFound(f"there is no member {host}", "", "`dcd farm member list` shows them")
+        name, joined = sql.Identifier(row[0]), sql.Identifier(group)
+        connection.execute(sql.SQL("REVOKE {} FROM {}").format(joined, name))
+        with_others = "SELECT 1 FROM pg_auth_members WHERE member = %s::regrole"
+        quoted = name.as_string(connection)
+        if not connection.execute(with_others, [quoted]).fetchone():
+            connection.execute(sql.SQL("DROP ROLE {}").format(name))
+
+
+def members(dsn: str) -> list[Member]:
+    """All members, by host. Raises LogDamaged, Unavailable."""
+    with explained(), connect(dsn) as connection:
+        check(connection)
+        with connection.cursor(row_factory=class_row(Member)) as cursor:
+            return cursor.execute(_MEMBERS).fetchall()
+
+
+def placements(dsn: str) -> list[Placement]:
+    """Where the unfinished builds are, oldest first. Raises LogDamaged, Unavailable."""
+    with explained(), connect(dsn) as connection:
+        check(connection)
+        with connection.cursor(row_factory=class_row(Placement)) as cursor:
+            return cursor.execute(_PLACEMENTS).fetchall()
+
+
+def heartbeat(
+    connection: Connection, gap_seconds: float, labels: Sequence[str], version: str
+) -> None:
+    """Say that this member lives. A longer gap since its last one begins its unbroken time anew. Raises
+    psycopg.Error."""
+    connection.execute("SELECT dcd_heartbeat(%s, %s, %s)", [gap_seconds, list(labels), version])
+
+
+def lost(connection: Connection, lost_seconds: float) -> list[str]:
+    """The hosts that own unfinished builds and have been silent for so long, as far as this member may judge:
+    its own heartbeats were unbroken and the server was up for as long. Otherwise none. Raises
+    psycopg.Error."""
+    return [str(row[0]) for row in connection.execute(_LOST, {"seconds": lost_seconds})]
+
+
+def drain(dsn: str, host: str, draining: bool) -> None:
+    """Let a member take no more builds, or take them again. Raises NotFound, Unavailable."""
+    try:
+        with explained(), connect(dsn) as connection:
+            connection.execute("SELECT dcd_drain(%s, %s)", [host, draining])
+    except Unavailable as error:
+        if isinstance(error.__cause__, psycopg.Error) and error.__cause__.sqlstate == "DC005":
+            raise NotFound(f"there is no member {host}", "", "`dcctl hosts` shows them") from error
+        raise
+
+
+@contextmanager
+def _administering(dsn: str) -> Iterator[tuple[Connection, str]]:
+    """A connection of an administrator to the database of a farm, and the group of its members."""
+    with explained(), connect(dsn) as connection:
+        check(connection)
+        owner = owner_of(connection)
+        assert owner is not None
+        yield connection, group_of(owner)
+
+
+_OWNED = """
+    SELECT b.id FROM builds b JOIN placements p ON p.build = b.id
+    WHERE p.host = m.host AND b.state NOT IN ('completed', 'cancelled') ORDER BY b.submitted_position
+"""
+_MEMBERS = f"""
+    SELECT role, host, labels, announced, version, draining,
+        extract(epoch FROM now() - seen_at)::float8 AS silent_seconds,
+        coalesce(extract(epoch FROM now() - unbroken_since), 0)::float8 AS unbroken_seconds,
+        ARRAY({_OWNED}) AS builds
+    FROM members m ORDER BY host
+"""
+_PLACEMENTS = """
+    SELECT p.build, b.state, b.priority, p.host, p.epoch, p.requires
+    FROM placements p JOIN builds b ON b.id = p.build
+    WHERE b.state NOT IN ('completed', 'cancelled') ORDER BY b.submitted_position
+"""
+_LOST = """
+    WITH long AS (SELECT now() - make_interval(secs => %(seconds)s) AS ago)
+    SELECT DISTINCT p.host FROM long, placements p
+    JOIN builds b ON b.id = p.build AND b.state NOT IN ('completed', 'cancelled')
+    LEFT JOIN members m ON m.host = p.host
+    WHERE p.epoch > 0 AND (m.seen_at IS NULL OR m.seen_at < long.ago)
+      AND pg_postmaster_start_time() < long.ago
+      AND EXISTS (SELECT FROM members me
+                  WHERE me.role = session_user AND me.unbroken_since < long.ago AND me.seen_at > long.ago)
+    ORDER BY p.host
+"""

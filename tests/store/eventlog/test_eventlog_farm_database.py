@@ -1,0 +1,416 @@
+"""The database of a farm: what it refuses, crashes, lost answers, and a log that comes from SQLite."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from statemachine.errors import DcdError, NotFound, Refused, Unavailable
+from statemachine.events import Actor, Event, PauseRequested
+from store.eventlog import Conflict, LogDamaged, LogFull, SqliteLog
+from store.eventlog.postgresql import connection as connections
+from store.eventlog.postgresql.administration import import_log, init
+from store.eventlog.postgresql.log import PostgresqlLog
+from store.eventlog.postgresql.writer import PostgresqlWriter
+from tests.postgresql import Cluster
+from tests.store.eventlog.conftest import Postgresql
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+Append = Callable[..., list[Event]]
+
+
+def run(farm: Postgresql, *statements: str) -> None:
+    with psycopg.connect(farm.administrator, autocommit=True) as connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+@pytest.fixture
+def own(initialised: Cluster, tmp_path: Path) -> Iterator[Postgresql]:
+    """A farm on a server of its own, which may be stopped."""
+    cluster = Cluster(initialised).start()
+    try:
+        yield Postgresql(cluster, "farm", tmp_path)
+    finally:
+        cluster.remove()
+
+
+@pytest.mark.parametrize("setting", ["synchronous_commit", "fsync", "full_page_writes"])
+def test_a_database_that_may_lose_events_is_refused(own: Postgresql, setting: str) -> None:
+    own.cluster.stop()
+    own.cluster.start(f"{setting}=off")
+    with pytest.raises(Unavailable, match="may lose") as caught:
+        own.open()
+    assert f"{setting} is off" in caught.value.details
+    assert setting in caught.value.resolution
+
+
+def test_nor_does_it_lose_events_when_the_setting_changes_later(
+    farm: Postgresql, submission: Any, append: Append
+) -> None:
+    run(farm, 'ALTER ROLE "dcd-here" SET application_name = dcd')
+    with farm.open() as log:
+        append(log, "b1", 0, submission())
+        assert isinstance(log._writer._connection, psycopg.Connection)
+        log._writer._connection.execute("SET synchronous_commit = off")
+        with pytest.raises(Unavailable, match="may lose"):
+            append(log, "b1", 1, PauseRequested("c1"))
+        log._writer._connection.execute("SET synchronous_commit = on")
+        append(log, "b1", 1, PauseRequested("c1"))
+        assert log.trouble is None
+
+
+@pytest.mark.parametrize(
+    ("statement", "brief"),
+    [
+        ("UPDATE dcd.farm SET revision = revision + 1", "used by a newer dcd"),
+        ("UPDATE dcd.farm SET events_version = events_version + 1", "used by a newer dcd"),
+        ("UPDATE dcd.farm SET revision = 0", "older than this dcd"),
+        ("UPDATE dcd.farm SET id = 'another'", "that of another farm"),
+        ("DELETE FROM dcd.farm", "not that of a farm"),
+        ("DROP SCHEMA dcd CASCADE", "not that of a farm"),
+    ],
+)
+def test_a_database_of_another_kind_is_refused(
+    farm: Postgresql, statement: str, brief: str
+) -> None:
+    farm.open().close()
+    run(farm, statement)
+    with pytest.raises(LogDamaged, match=brief) as caught:
+        farm.open()
+    assert caught.value.resolution
+
+
+def test_a_database_that_does_not_exist_or_does_not_answer_is_reported(
+    server: Cluster, tmp_path: Path
+) -> None:
+    with pytest.raises(Unavailable, match="refuses the connection") as caught:
+        PostgresqlLog(server.dsn("none"), tmp_path)
+    assert "dcd farm init" in caught.value.resolution
+    with pytest.raises(Unavailable, match="cannot be reached"):
+        PostgresqlLog(f"host={tmp_path} dbname=none", tmp_path)
+    with pytest.raises(Unavailable):
+        PostgresqlLog("what is this", tmp_path)
+
+
+def test_a_database_restored_from_an_older_backup_is_noticed(
+    farm: Postgresql, new_farm: Any, submission: Any, append: Append
+) -> None:
+    with farm.open() as log:
+        append(log, "b1", 0, submission())
+        append(log, "b1", 1, PauseRequested("c1"))
+    farm.forge("DELETE FROM events WHERE position = 2")
+    run(farm, "UPDATE dcd.head SET position = 1")
+    with farm.open() as log:
+        assert log.lost == 1
+
+
+def test_a_read_only_database_refuses_appends(
+    farm: Postgresql, submission: Any, append: Append
+) -> None:
+    run(farm, f"ALTER DATABASE {farm.name} SET default_transaction_read_only = on")
+    with pytest.raises(Unavailable, match="read-only"):
+        farm.open()
+
+
+def test_a_full_disk_of_the_database_is_reported_as_one(
+    farm: Postgresql, submission: Any, append: Append
+) -> None:
+    with farm.open() as log:
+        run(
+            farm,
+            "CREATE FUNCTION dcd.is_full() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+            " RAISE EXCEPTION 'could not extend file' USING ERRCODE = '53100'; END $$",
+            "CREATE TRIGGER is_full BEFORE INSERT ON dcd.events EXECUTE FUNCTION dcd.is_full()",
+        )
+        with pytest.raises(LogFull, match="disk of the farm's database is full"):
+            append(log, "b1", 0, submission())
+        assert isinstance(log.trouble, LogFull)
+        run(farm, "DROP TRIGGER is_full ON dcd.events")
+        append(log, "b1", 0, submission())
+        assert log.trouble is None
+
+
+def test_a_lock_of_another_program_only_delays(
+    farm: Postgresql, submission: Any, append: Append, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "LOCK_SECONDS", 1)
+    with farm.open() as log, psycopg.connect(farm.administrator) as other:
+        other.execute("SELECT FROM dcd.head FOR UPDATE")
+        with pytest.raises(Unavailable, match="another program locks"):
+            append(log, "b1", 0, submission())
+        other.rollback()
+        append(log, "b1", 0, submission())
+        assert log.trouble is None
+
+
+def test_text_with_nul_is_kept(farm: Postgresql, submission: Any, append: Append) -> None:
+    with farm.open() as log:
+        append(log, "b1", 0, submission(parameters={"a": "x\0y"}))
+        assert log.read_build("b1")[0].data.parameters == {"a": "x\0y"}
+        assert log.verify_all() == []
+
+
+def test_a_connection_that_was_closed_is_made_again(
+    farm: Postgresql, submission: Any, append: Append
+) -> None:
+    with farm.open() as log:
+        append(log, "b1", 0, submission())
+        log.read()
+        run(
+            farm,
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE usename = 'dcd-here' AND datname = current_database()",
+        )
+        append(log, "b1", 1, PauseRequested("c1"))
+        assert len(log.read()) == 2
+        assert log.trouble is None
+
+
+@pytest.mark.parametrize("arrives", [True, False])
+def test_an_append_whose_answer_is_lost_is_made_once(
+    farm: Postgresql,
+    submission: Any,
+    append: Append,
+    monkeypatch: pytest.MonkeyPatch,
+    arrives: bool,
+) -> None:
+    with farm.open() as log:
+        append(log, "b1", 0, submission())
+        sent = PostgresqlWriter._sent
+        lost = iter([True])
+
+        def cut(self: PostgresqlWriter, prepared: Any) -> Any:
+            if not next(lost, False):
+                return sent(self, prepared)
+            if arrives:
+                sent(self, prepared)
+            raise psycopg.OperationalError("the connection is lost")
+
+        monkeypatch.setattr(PostgresqlWriter, "_sent", cut)
+        appended = append(log, "b1", 1, PauseRequested("c1"))
+        assert [event.position for event in appended] == [2]
+        assert log.read_build("b1")[1:] == appended
+        append(log, "b1", 2, PauseRequested("c2"))
+        assert log.verify_all() == []
+
+
+def test_an_append_that_somebody_overtook_while_its_answer_was_lost_is_a_conflict(
+    farm: Postgresql, submission: Any, append: Append, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with farm.open() as log, farm.open() as other:
+        append(log, "b1", 0, submission())
+        sent = PostgresqlWriter._sent
+        lost = iter([True])
+
+        def cut(self: PostgresqlWriter, prepared: Any) -> Any:
+            if self is log._writer and next(lost, False):
+                append(other, "b1", 1, PauseRequested("c2"))
+                raise psycopg.OperationalError("the connection is lost")
+            return sent(self, prepared)
+
+        monkeypatch.setattr(PostgresqlWriter, "_sent", cut)
+        with pytest.raises(Conflict):
+            append(log, "b1", 1, PauseRequested("c1"))
+
+
+@pytest.mark.faults
+def test_a_crash_of_the_database_loses_nothing_acknowledged_and_doubles_nothing(
+    own: Postgresql, submission: Any
+) -> None:
+    """Killed three times under eight writers, each on its build."""
+    acknowledged: dict[str, int] = {}
+    ends = threading.Event()
+
+    def write(number: int) -> None:
+        build, payload, sequence = f"b{number}", submission(), 0
+        while not ends.is_set():
+            try:
+                log.append(build, sequence, [payload], Actor(), NOW).result(timeout=60)
+            except Conflict:
+                raise
+            except Unavailable:
+                continue
+            payload, sequence = PauseRequested("c1"), sequence + 1
+            acknowledged[build] = sequence
+
+    with own.open() as log:
+        with ThreadPoolExecutor(8) as threads:
+            writers = [threads.submit(write, number) for number in range(8)]
+            try:
+                for _ in range(3):
+                    threading.Event().wait(0.4)
+                    own.cluster.stop(signal.SIGQUIT)
+                    own.cluster.start()
+                threading.Event().wait(0.4)
+            finally:
+                ends.set()
+            for writer in writers:
+                writer.result()
+        assert sum(acknowledged.values()) > 20
+        events = []
+        while page := log.read(after=len(events)):
+            events += page
+        assert [event.position for event in events] == list(range(1, len(events) + 1))
+        for build, sequence in acknowledged.items():
+            assert [e.sequence for e in events if e.build == build] == list(range(1, sequence + 1))
+        assert log.verify_all() == []
+        assert log.trouble is None
+
+
+def test_while_the_database_is_down_commands_are_refused_and_what_was_sent_waits(
+    own: Postgresql, submission: Any, append: Append, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = PostgresqlWriter._sent
+
+    def crash(self: PostgresqlWriter, prepared: Any) -> Any:
+        monkeypatch.undo()
+        own.cluster.stop(signal.SIGQUIT)
+        return sent(self, prepared)
+
+    with own.open() as log:
+        append(log, "b1", 0, submission())
+        monkeypatch.setattr(PostgresqlWriter, "_sent", crash)
+        waiting: Future[Any] = log.append("b1", 1, [PauseRequested("c1")], Actor(), NOW)
+        while log.trouble is None:
+            time.sleep(0.01)
+        with pytest.raises(Unavailable, match="cannot be reached"):
+            append(log, "b2", 0, submission())
+        with pytest.raises(Unavailable, match="cannot be reached"):
+            log.read()
+        assert not waiting.done()
+        own.cluster.start()
+        assert waiting.result(timeout=30)[0].sequence == 2
+        assert log.verify_all() == []
+
+
+def test_a_log_ends_while_the_database_is_down(
+    own: Postgresql, submission: Any, append: Append
+) -> None:
+    log = own.open()
+    own.cluster.stop(signal.SIGQUIT)
+    future = log.append("b1", 0, [submission()], Actor(), NOW)
+    log.close()
+    assert isinstance(future.exception(), Unavailable)
+
+
+def test_a_frozen_member_holds_nobody_up(own: Postgresql, submission: Any, append: Append) -> None:
+    """A process that appends all the time is stopped; others go on."""
+    code = """
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from statemachine.events import Actor, PauseRequested
+from store.eventlog.postgresql.log import PostgresqlLog
+with PostgresqlLog(sys.argv[1], Path(sys.argv[2])) as log:
+    sequence = 1
+    while True:
+        log.append("b1", sequence, [PauseRequested("c1")], Actor(), datetime.now(UTC)).result()
+        sequence += 1
+        print(sequence, flush=True)
+"""
+    with own.open() as log:
+        append(log, "b1", 0, submission())
+        other = own.directory / "other"
+        other.mkdir()
+        command = [sys.executable, "-c", code, own.dsn, str(other)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        try:
+            for number in range(10):
+                process.stdout.readline()
+                os.kill(process.pid, signal.SIGSTOP)
+                append(log, f"n{number}", 0, submission())
+                os.kill(process.pid, signal.SIGCONT)
+        finally:
+            process.kill()
+            process.wait()
+            process.stdout.close()
+        assert log.verify_all() == []
+
+
+def test_init_is_idempotent_and_keeps_everything(
+    farm: Postgresql, submission: Any, append: Append
+) -> None:
+    with farm.open() as log:
+        append(log, "b1", 0, submission())
+    assert init(farm.administrator) is False
+    with farm.open() as log:
+        assert log.position == 1
+    with pytest.raises(DcdError):
+        init(farm.dsn)
+
+
+def test_a_log_in_sqlite_becomes_that_of_a_farm(
+    farm: Postgresql, path: Path, submit: Callable[..., Any], append: Append
+) -> None:
+    with SqliteLog(path) as old:
+        submit(old, "b1", requires=("amd64",)).complete()
+        submit(old, "b2").run(1)
+        expected = old.read()
+    assert import_log(farm.administrator, path) == len(expected)
+    with farm.open() as log:
+        assert log.read() == expected
+        assert log.verify_all() == []
+        assert log.take("b2", "here") == 1
+        append(log, "b3", 0, expected[0].data)
+        assert log.verify_all() == []
+    with pytest.raises(Refused, match="not empty"):
+        import_log(farm.administrator, path)
+    with pytest.raises(NotFound):
+        import_log(farm.administrator, path.with_name("none"))
+
+
+def test_a_damaged_log_is_not_imported(
+    farm: Postgresql, path: Path, submit: Callable[..., Any]
+) -> None:
+    from tests.store.eventlog.conftest import Sqlite
+
+    with SqliteLog(path) as old:
+        submit(old, "b1").run(1)
+    Sqlite(path).forge("UPDATE events SET version = 2 WHERE position = 2")
+    with pytest.raises(LogDamaged, match="is damaged"):
+        import_log(farm.administrator, path)
+    with farm.open() as log:
+        assert log.position == 0
+
+
+def test_nothing_imports_the_farm_s_libraries_without_a_farm() -> None:
+    code = (
+        "import sys, dcd.main, dcd.serve, store.eventlog, cli.main;"
+        "print([name for name in sys.modules if name.partition('.')[0] in ('psycopg', 'procrastinate')])"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+    assert said == "[]\n"
+
+
+def test_control_positions_from_a_sequence_are_seen_out_of_order(
+    farm: Postgresql, submission: Any
+) -> None:
+    """What the locked head row is for: with serial positions a follower misses events."""
+    with (
+        psycopg.connect(farm.administrator) as first,
+        psycopg.connect(farm.administrator) as second,
+        psycopg.connect(farm.administrator, autocommit=True) as follower,
+    ):
+        follower.execute("CREATE TABLE serial (position bigserial, build text)")
+        insert = "INSERT INTO serial (build) VALUES (%s)"
+        first.execute(insert, ["a"])
+        second.execute(insert, ["b"])
+        second.commit()
+        read = "SELECT build FROM serial WHERE position > %s ORDER BY position"
+        (last,) = follower.execute("SELECT max(position) FROM serial").fetchone() or (0,)
+        first.commit()
+        assert follower.execute(read, [last]).fetchall() == []  # never sees "a"

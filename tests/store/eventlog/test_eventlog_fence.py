@@ -1,0 +1,305 @@
+"""Who may write what in a farm: the database decides it, not the members' code."""
+
+import json
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import psycopg
+import pytest
+
+from statemachine.errors import DcdError, NotFound, Refused
+from statemachine.events import (
+    Actor,
+    BuildCompleted,
+    BuildPlaced,
+    BuildStarted,
+    CancelRequested,
+    CheckpointCompleted,
+    CheckpointStarted,
+    Event,
+    PauseRequested,
+    Payload,
+)
+from store.eventlog import Conflict, EventLog, Fenced
+from store.eventlog.postgresql import members
+from store.eventlog.postgresql.connection import connect
+from store.eventlog.postgresql.log import PostgresqlLog
+from tests.store.eventlog.conftest import Database, Postgresql
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+Append = Callable[..., list[Event]]
+
+
+def facts(
+    log: EventLog, build: str, expected: int, epoch: int | None, *payloads: Payload
+) -> list[Event]:
+    return log.append(build, expected, payloads, Actor(), NOW, epoch=epoch).result(timeout=30)
+
+
+@pytest.fixture
+def here(farm: Postgresql) -> Iterator[EventLog]:
+    with farm.open() as log:
+        yield log
+
+
+@pytest.fixture
+def there(farm: Postgresql) -> Iterator[EventLog]:
+    directory = farm.directory / "there"
+    directory.mkdir()
+    with PostgresqlLog(farm.cluster.dsn(farm.name, "dcd-there"), directory) as log:
+        yield log
+
+
+@pytest.fixture
+def stolen(farm: Postgresql, here: EventLog, submission: Any, append: Append) -> Iterator[Any]:
+    """A connection of the member `there`, beside a build that `here` drives."""
+    append(here, "b1", 0, submission())
+    here.take("b1", "here")
+    facts(here, "b1", 2, 1, BuildStarted())
+    with connect(farm.cluster.dsn(farm.name, "dcd-there")) as connection:
+        yield connection
+
+
+def test_on_both_databases_the_first_epoch_is_1(
+    database: Database, submission: Any, append: Append
+) -> None:
+    with database.open() as log:
+        append(log, "b1", 0, submission())
+        with pytest.raises(NotFound):
+            log.take("b2", "here")
+        assert log.take("b1", "here") == 1
+        sequence = log.summary("b1").sequence
+        assert facts(log, "b1", sequence, 1, BuildStarted())
+        with pytest.raises(Fenced, match="epoch 7 of build b1 is over"):
+            facts(log, "b1", sequence + 1, 7, PauseRequested("c1"))
+        assert log.verify_all() == []
+
+
+def test_a_taking_is_an_event_and_ends_the_epoch_before(
+    here: EventLog, there: EventLog, submission: Any, append: Append
+) -> None:
+    append(here, "b1", 0, submission())
+    assert here.take("b1", "here") == 1
+    started = CheckpointStarted("c0", 1, "k", "c0.log")
+    facts(here, "b1", 2, 1, BuildStarted(), started)
+    assert there.take("b1", "there") == 2
+    with pytest.raises(Fenced) as caught:
+        facts(here, "b1", 5, 1, CheckpointCompleted("c0", 1, "k", 1.0))
+    assert "there holds it in epoch 2" in caught.value.details
+    facts(there, "b1", 5, 2, CheckpointCompleted("c0", 1, "k", 1.0))
+    placed = [event.data for event in here.read_build("b1") if isinstance(event.data, BuildPlaced)]
+    assert placed == [BuildPlaced("here", 1), BuildPlaced("there", 2)]
+    assert here.verify_all() == []
+
+
+def test_the_epoch_of_another_member_is_no_key(
+    here: EventLog, there: EventLog, submission: Any, append: Append
+) -> None:
+    append(here, "b1", 0, submission())
+    here.take("b1", "here")
+    with pytest.raises(Fenced):
+        facts(there, "b1", 2, 1, BuildStarted())
+
+
+def test_commands_of_people_need_no_epoch_and_facts_do(
+    here: EventLog, there: EventLog, submission: Any, append: Append
+) -> None:
+    append(here, "b1", 0, submission())
+    here.take("b1", "here")
+    append(there, "b1", 2, PauseRequested("c1"))
+    with pytest.raises(Refused, match="refuses an event"):
+        append(there, "b1", 3, BuildStarted())
+    with pytest.raises(Refused, match="refuses an event"):
+        facts(here, "b1", 3, 1, BuildPlaced("here", 2))
+    facts(here, "b1", 3, 1, BuildStarted())
+    with pytest.raises(Conflict):
+        append(there, "b1", 3, CancelRequested())
+    append(there, "b1", 4, CancelRequested())
+
+
+def test_a_member_takes_only_what_its_labels_satisfy(
+    here: EventLog, farm: Postgresql, submission: Any, append: Append
+) -> None:
+    append(here, "b1", 0, submission(requires=("amd64", "kvm", "tool:xorriso")))
+    with pytest.raises(Refused, match="here may not take build b1") as caught:
+        here.take("b1", "here")
+    assert "kvm" in caught.value.details and "tool" not in caught.value.details
+    members.add(farm.administrator, "here", ["amd64", "kvm", "tool:*"])
+    assert here.take("b1", "here") == 1
+
+
+def test_what_has_ended_is_not_taken(here: EventLog, submission: Any, append: Append) -> None:
+    append(here, "b1", 0, submission())
+    here.take("b1", "here")
+    facts(here, "b1", 2, 1, BuildStarted(), BuildCompleted())
+    with pytest.raises(Refused, match="cannot be taken"):
+        here.take("b1", "here")
+
+
+def test_others_hear_of_a_commit(
+    farm: Postgresql, there: EventLog, submission: Any, append: Append
+) -> None:
+    import threading
+
+    heard, position = threading.Event(), []
+
+    def on_commit(last: int, seconds: float | None) -> None:
+        position.append((last, seconds))
+        heard.set()
+
+    with farm.open(on_commit) as here:
+        append(there, "b1", 0, submission())
+        assert heard.wait(timeout=10)
+        assert position == [(1, None)]
+        assert here.position == 1
+        assert [event.build for event in here.read(after=0)] == ["b1"]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE events SET data = '{}'",
+        "DELETE FROM events",
+        "TRUNCATE events",
+        "INSERT INTO events SELECT position + 1, build, sequence + 1, type, version, time, actor, data, hash"
+        " FROM events ORDER BY position DESC LIMIT 1",
+        "COPY events FROM PROGRAM 'true'",
+        "SET session_replication_role = replica",
+        "ALTER TABLE events DISABLE TRIGGER ALL",
+        "DROP TABLE events",
+        "UPDATE head SET position = 0",
+        "UPDATE builds SET state = 'completed'",
+        "UPDATE placements SET epoch = 9, host = 'there'",
+        "UPDATE members SET labels = '{kvm}'",
+        "UPDATE farm SET id = 'x'",
+        "DELETE FROM facts",
+        "SELECT dcd_write('b1', 3, '[]', '{}', '[]')",
+        'SET ROLE "dcd-here"',
+        'SET SESSION AUTHORIZATION "dcd-here"',
+        "CREATE TABLE dcd.mine (a int)",
+        "CREATE OR REPLACE FUNCTION dcd_lock() RETURNS void LANGUAGE sql AS 'SELECT'",
+    ],
+)
+def test_the_role_of_a_stolen_host_can_only_call_functions(stolen: Any, statement: str) -> None:
+    with pytest.raises(psycopg.Error) as caught:
+        stolen.execute(statement)
+    assert caught.value.sqlstate in ("42501", "42809")
+
+
+def test_the_superuser_cannot_change_events_without_taking_the_triggers_away(
+    farm: Postgresql, stolen: Any
+) -> None:
+    with psycopg.connect(farm.administrator, autocommit=True) as connection:
+        connection.execute("SET search_path = dcd")
+        connection.execute("SET session_replication_role = replica")
+        for statement in (
+            "UPDATE events SET data = '{}'",
+            "DELETE FROM events",
+            "TRUNCATE events",
+            "INSERT INTO events SELECT 9, build, 9, type, version, time, actor, data, hash FROM events"
+            " LIMIT 1",
+        ):
+            with pytest.raises(psycopg.Error) as caught:
+                connection.execute(statement)
+            assert caught.value.sqlstate == "DC004"
+
+
+def called(connection: Any, build: str, epoch: int | None, expected: int, kind: str) -> str | None:
+    """The error of a handmade call of dcd_append."""
+    event = {"type": kind, "version": 1, "time": "t", "actor": "{}", "data": "{}", "hash": "0"}
+    try:
+        connection.execute(
+            "SELECT dcd_append(%s, %s, %s, %s, '{}', '[]')",
+            [build, epoch, expected, json.dumps([event])],
+        )
+    except psycopg.Error as error:
+        return error.sqlstate
+    return None
+
+
+def test_handmade_calls_of_a_stolen_host_are_refused(stolen: Any, here: EventLog) -> None:
+    assert called(stolen, "b1", 1, 3, "CheckpointCompleted") == "DC001"
+    assert called(stolen, "b1", 2, 3, "CheckpointCompleted") == "DC001"
+    assert called(stolen, "b1", None, 3, "CheckpointCompleted") == "DC004"
+    assert called(stolen, "b1", None, 2, "CancelRequested") == "DC002"
+    assert called(stolen, "b1", None, 3, "CancelRequested") == "DC004"  # a wrong hash
+    taken = "SELECT dcd_take('b1', 3, %s, '{}')"
+    placed = {"type": "BuildPlaced", "data": '{"host":"here","epoch":2}'}
+    with pytest.raises(psycopg.Error, match="does not say that there takes"):
+        stolen.execute(taken, [json.dumps([placed])])
+    assert len(here.read_build("b1")) == 3
+    assert here.verify_all() == []
+
+
+def test_temporary_tables_do_not_shadow_those_of_the_farm(stolen: Any) -> None:
+    try:
+        stolen.execute("CREATE TEMPORARY TABLE placements (build text, epoch bigint, host text)")
+    except psycopg.errors.InsufficientPrivilege:
+        return
+    stolen.execute("INSERT INTO pg_temp.placements VALUES ('b1', 9, 'there')")
+    assert called(stolen, "b1", 9, 3, "CheckpointCompleted") == "DC001"
+
+
+def test_a_stranger_is_no_member(farm: Postgresql, here: EventLog) -> None:
+    members.add(farm.administrator, "gone", [])
+    members.remove(farm.administrator, "gone")
+    with pytest.raises(NotFound):
+        members.remove(farm.administrator, "gone")
+    with pytest.raises(DcdError, match="refuses the connection"):
+        PostgresqlLog(farm.cluster.dsn(farm.name, "dcd-gone"), farm.directory)
+
+
+def test_members_live_by_the_clock_of_the_database(
+    farm: Postgresql, here: EventLog, submission: Any, append: Append
+) -> None:
+    append(here, "b1", 0, submission())
+    here.take("b1", "here")
+    with (
+        connect(farm.dsn) as mine,
+        connect(farm.cluster.dsn(farm.name, "dcd-there")) as other,
+        psycopg.connect(farm.administrator, autocommit=True) as administrator,
+    ):
+        members.heartbeat(mine, 10, ["amd64", "zfs"], "1.0")
+        members.heartbeat(other, 10, ["amd64"], "1.0")
+        assert members.lost(other, 60000) == []
+
+        def age(host: str, seen: int, unbroken: int) -> None:
+            administrator.execute(
+                "UPDATE dcd.members SET seen_at = now() - make_interval(secs => %s),"
+                " unbroken_since = now() - make_interval(secs => %s) WHERE host = %s",
+                [seen, unbroken, host],
+            )
+
+        age("here", 90000, 200000)
+        age("there", 1, 30)
+        assert members.lost(other, 60000) == []  # its own heartbeats are too young
+        age("there", 1, 90000)
+        assert members.lost(other, 60000) == []  # the server is too young
+        assert members.lost(other, 0.001) in ([], ["here"])
+        found = {member.host: member for member in members.members(farm.dsn)}
+        assert found["here"].silent_seconds == pytest.approx(90000, abs=60)
+        assert found["here"].announced == ["amd64", "zfs"]
+        assert found["here"].builds == ["b1"]
+        members.heartbeat(other, 10, ["amd64"], "1.0")
+        assert {m.host: m for m in members.members(farm.dsn)}["there"].unbroken_seconds > 80000
+        members.heartbeat(mine, 10, ["amd64"], "1.0")
+        assert {m.host: m for m in members.members(farm.dsn)}["here"].unbroken_seconds < 5
+    (placement,) = members.placements(farm.dsn)
+    assert (placement.build, placement.host, placement.epoch) == ("b1", "here", 1)
+
+
+def test_a_member_that_is_drained_takes_no_more(
+    farm: Postgresql, here: EventLog, there: EventLog, submission: Any, append: Append
+) -> None:
+    append(here, "b1", 0, submission())
+    append(here, "b2", 0, submission())
+    here.take("b1", "here")
+    members.drain(farm.cluster.dsn(farm.name, "dcd-there"), "here", True)
+    with pytest.raises(Refused, match="here takes no more builds"):
+        here.take("b2", "here")
+    assert here.take("b1", "here") == 2  # its own, after a restart
+    members.drain(farm.dsn, "here", False)
+    assert here.take("b2", "here") == 1
+    with pytest.raises(NotFound):
+        members.drain(farm.dsn, "nowhere", True)
