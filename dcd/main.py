@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from cli.commands.options import add_parameters
+from dcd import farm_command
 from statemachine.errors import DcdError
 
 EXIT_CODES = {
@@ -111,6 +112,8 @@ def build_parser() -> argparse.ArgumentParser:
         help="examine the host for this kind of workers (the setting worker; default: auto)",
     )
     doctor.set_defaults(run=_doctor)
+
+    farm_command.configure(commands)
 
     key = commands.add_parser("key", help="make a signing key, or show its public half")
     what = key.add_subparsers(required=True, metavar="new|show")

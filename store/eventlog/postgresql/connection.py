@@ -7,7 +7,7 @@ import psycopg
 import sqlalchemy as sa
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from statemachine.errors import DcdError, Unavailable
+from statemachine.errors import DcdError, Unavailable, UsageError
 from store.eventlog.errors import LogDamaged, LogFull
 from store.eventlog.postgresql.schema import REVISION, SCHEMA
 from store.eventlog.postgresql.schema import Connection as Connection
@@ -35,8 +35,15 @@ INIT = "run `dcd farm init DSN` as the administrator of the database"
 
 
 def connect(dsn: str) -> Connection:
-    """A connection in autocommit. Raises psycopg.Error."""
-    given = conninfo_to_dict(dsn)
+    """A connection in autocommit. Raises psycopg.Error, UsageError for what is no connection string."""
+    try:
+        given = conninfo_to_dict(dsn)
+    except psycopg.ProgrammingError as error:
+        raise UsageError(
+            "the database of the farm is not named by a connection string of libpq",
+            str(error),
+            "such as: host=db.example dbname=dcd sslmode=verify-full",
+        ) from error
     options = (
         f"-c search_path={SCHEMA} -c lock_timeout={LOCK_SECONDS}s"
         r" -c default_transaction_isolation=read\ committed"
@@ -160,8 +167,8 @@ _ERRORS: tuple[tuple[str, tuple[type[Unavailable], str, str]], ...] = (
         "42501",
         (
             Unavailable,
-            "the role of this host may not do this in the database of the farm",
-            "add it with `dcd farm member add`",
+            "this role may not do this in the database of the farm",
+            "add the host with `dcd farm member add`; that needs an administrator of the database",
         ),
     ),
     ("DC005", (Unavailable, "this host is no member of the farm", "see `dcd farm member add`")),

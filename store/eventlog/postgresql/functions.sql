@@ -148,18 +148,22 @@ END $$;
 CREATE OR REPLACE FUNCTION dcd_take(build_id text, expected bigint, placed json, build_row json) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = dcd, pg_temp AS $$
 DECLARE
-  me members; owner placements; said json; lacking text;
+  me members; owner placements; last_sequence bigint; said json; lacking text;
 BEGIN
   PERFORM dcd_lock();
   SELECT * INTO me FROM members m WHERE m.role = session_user;
   IF NOT FOUND THEN
     RAISE EXCEPTION '% is no member of the farm', session_user USING ERRCODE = 'DC005';
   END IF;
-  SELECT p.* INTO owner FROM placements p JOIN builds b ON b.id = p.build
-    WHERE p.build = build_id AND b.state NOT IN ('completed', 'cancelled');
+  SELECT b.sequence INTO last_sequence FROM builds b
+    WHERE b.id = build_id AND b.state NOT IN ('completed', 'cancelled');
   IF NOT FOUND THEN
     RAISE EXCEPTION 'build % has ended, or does not exist', build_id USING ERRCODE = 'DC006';
   END IF;
+  IF last_sequence <> expected THEN
+    RAISE EXCEPTION '%', last_sequence USING ERRCODE = 'DC002';
+  END IF;
+  SELECT * INTO owner FROM placements p WHERE p.build = build_id;
   IF me.draining AND owner.host <> me.host THEN
     RAISE EXCEPTION '% takes no more builds', me.host USING ERRCODE = 'DC009';
   END IF;

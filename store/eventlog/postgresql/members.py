@@ -63,22 +63,19 @@ def role_of(host: str) -> str:
     return f"dcd-{host}"
 
 
-def add(dsn: str, host: str, labels: Sequence[str], password: str | None = None) -> Added:
+def add(dsn: str, host: str, labels: Sequence[str]) -> Added:
     """Add a member, or change its labels. It logs in as `role_of`, with a client certificate (pg_hba.conf:
-    `hostssl dcd +dcd_member all cert`), or with the password. Raises UsageError, LogDamaged,
-    Unavailable."""
+    `hostssl dcd +dcd_member all cert`), or a password that the administrator gives the role. Raises
+    UsageError, LogDamaged, Unavailable."""
     if not HOST.fullmatch(host):
         raise UsageError(
-            f"{host!r} is no name of a host", "", "use letters, digits, dots and dashes"
+            f"{host!r} is no name of a host", "", "use lower-case letters, digits, dots and dashes"
         )
     role = role_of(host)
     with _administering(dsn) as (connection, group), connection.transaction():
         name, joined = sql.Identifier(role), sql.Identifier(group)
         if not connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [role]).fetchone():
             connection.execute(sql.SQL("CREATE ROLE {} LOGIN").format(name))
-        if password is not None:
-            statement = sql.SQL("ALTER ROLE {} PASSWORD {}").format(name, sql.Literal(password))
-            connection.execute(statement)
         connection.execute(sql.SQL("GRANT {} TO {}").format(joined, name))
         connection.execute(
             "INSERT INTO members (role, host, labels, announced, version, draining)"

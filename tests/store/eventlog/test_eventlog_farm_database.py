@@ -15,7 +15,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from statemachine.errors import DcdError, NotFound, Refused, Unavailable
+from statemachine.errors import DcdError, NotFound, Refused, Unavailable, UsageError
 from statemachine.events import Actor, Event, PauseRequested
 from store.eventlog import Conflict, LogDamaged, LogFull, SqliteLog
 from store.eventlog.postgresql import connection as connections
@@ -99,7 +99,7 @@ def test_a_database_that_does_not_exist_or_does_not_answer_is_reported(
     assert "dcd farm init" in caught.value.resolution
     with pytest.raises(Unavailable, match="cannot be reached"):
         PostgresqlLog(f"host={tmp_path} dbname=none", tmp_path)
-    with pytest.raises(Unavailable):
+    with pytest.raises(UsageError, match="connection string"):
         PostgresqlLog("what is this", tmp_path)
 
 
@@ -394,23 +394,3 @@ def test_nothing_imports_the_farm_s_libraries_without_a_farm() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout
     assert said == "[]\n"
-
-
-def test_control_positions_from_a_sequence_are_seen_out_of_order(
-    farm: Postgresql, submission: Any
-) -> None:
-    """What the locked head row is for: with serial positions a follower misses events."""
-    with (
-        psycopg.connect(farm.administrator) as first,
-        psycopg.connect(farm.administrator) as second,
-        psycopg.connect(farm.administrator, autocommit=True) as follower,
-    ):
-        follower.execute("CREATE TABLE serial (position bigserial, build text)")
-        insert = "INSERT INTO serial (build) VALUES (%s)"
-        first.execute(insert, ["a"])
-        second.execute(insert, ["b"])
-        second.commit()
-        read = "SELECT build FROM serial WHERE position > %s ORDER BY position"
-        (last,) = follower.execute("SELECT max(position) FROM serial").fetchone() or (0,)
-        first.commit()
-        assert follower.execute(read, [last]).fetchall() == []  # never sees "a"
