@@ -16,12 +16,12 @@ import os
 import resource
 import signal
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from starlette.types import ASGIApp
@@ -35,11 +35,10 @@ from dcd.engine.backup import remove_leftovers
 from dcd.engine.broadcast import Broadcast
 from dcd.engine.builds import Builds, now
 from dcd.engine.engine import Engine
-from dcd.engine.losses import Losses, look_for_losses
+from dcd.engine.recovery import recover
 from dcd.engine.runner import Runner
 from dcd.engine.scheduler import Scheduler
 from dcd.engine.stores import Stores
-from dcd.engine.workspaces import claiming_workspace, kept_workspace
 from dcd.launcher.client import Launcher, Listening, Planners
 from dcd.launcher.orders import Prepared, Setup, Signing, bounds_of
 from dcd.notify.secret import files_of_hooks, read_keys
@@ -47,19 +46,19 @@ from dcd.planner.client import Planner
 from dcd.platform import notify
 from dcd.signing.keys import INSTALL, can_sign, check_key
 from dcd.signing.process import sign
-from statemachine.build import BuildState
 from statemachine.errors import DcdError, Unavailable
 from store.artifacts import Artifacts
 from store.blobs import Blobs
-from store.eventlog import EventLog, SqliteLog
+from store.eventlog import SqliteLog
 from store.host.identity import USER, Identity, give_up_root, service_identity
 from store.host.interpreter import module_command
 from store.host.secret_files import PREFIX
 from store.host.system_paths import code_places
-from store.layers import Layers
-from store.layers.choose import TRIAL
 from store.logs import AttemptLogs
 from store.packages import Packages
+
+if TYPE_CHECKING:
+    from dcd.farm.member import FarmMember
 
 logger = structlog.get_logger()
 
@@ -233,8 +232,13 @@ class Daemon:
         remove_leftovers(state_dir / EVENTS)
         broadcast = Broadcast()
         metrics = Metrics()
+        farm = await self._as_member(metrics)
         with (
-            SqliteLog(state_dir / EVENTS / "events.db", metrics.committed) as events,
+            (
+                SqliteLog(state_dir / EVENTS / "events.db", metrics.committed)
+                if farm is None
+                else farm.open_log(state_dir / EVENTS)
+            ) as events,
             Planner(self.settings, self._start_planners) as planner,
         ):
             stores = Stores(
@@ -244,20 +248,17 @@ class Daemon:
                 logs=AttemptLogs(state_dir / "logs"),
                 packages=Packages(state_dir / "packages"),
             )
-            builds = Builds(events, broadcast)
+            builds = Builds(events, broadcast) if farm is None else farm.builds(events, broadcast)
             unfinished = await builds.load_unfinished()
-            kept = {
-                name
-                for state in unfinished
-                if (name := kept_workspace(state) or claiming_workspace(state))
-            }
-            losses = await asyncio.to_thread(_losses, events, stores)
-            kept.update(await asyncio.to_thread(_workspaces_of, stores.layers, losses.builds))
-            await asyncio.to_thread(_reconcile, stores.layers, kept)
-            await asyncio.to_thread(_give_inputs, stores.blobs, unfinished)
+            losses = await asyncio.to_thread(recover, events, stores, unfinished)
             logger.info("recovered", unfinished=len(unfinished), position=events.position)
-            runner = Runner(builds, stores, self.settings, planner)
-            scheduler = Scheduler(builds, runner, self.settings)
+            host = "" if farm is None else farm.host
+            runner = Runner(builds, stores, self.settings, planner, host)
+            if farm is None:
+                scheduler = Scheduler(builds, runner, self.settings)
+            else:
+                labels = await asyncio.to_thread(self._launcher.host_labels)
+                scheduler = farm.scheduler(runner, labels)
             engine = Engine(
                 builds, runner, scheduler, stores, self.settings, planner, losses, self._keys
             )
@@ -265,7 +266,8 @@ class Daemon:
             self.settings.watch(self._reloaded)
             self.settings.watch(lambda _: engine.settings_changed())
             builds.watch(metrics.happened)
-            await self._answer(make_app(engine, self.settings, now(), metrics), engine, scheduler)
+            application = make_app(engine, self.settings, now(), metrics)
+            await self._answer(application, engine, scheduler, farm)
         loop.remove_reader(self._launcher.fileno())
         await asyncio.to_thread(self._launcher.close)
         notify.stopping("stopped")
@@ -290,7 +292,27 @@ class Daemon:
         )
         os._exit(1)
 
-    async def _answer(self, application: ASGIApp, engine: Engine, scheduler: Scheduler) -> None:
+    async def _as_member(self, metrics: Metrics) -> "FarmMember | None":
+        """This daemon as a member of a farm; None on a single machine, which needs no library for it."""
+        if not self.settings().farm_database:
+            return None
+        try:
+            from dcd.farm.member import FarmMember
+        except ImportError as error:
+            raise Unavailable(
+                "this daemon cannot be a member of a farm", str(error), "pip install 'dcd[farm]'"
+            ) from error
+        return await asyncio.to_thread(
+            FarmMember, self.settings, metrics.committed, asyncio.get_running_loop()
+        )
+
+    async def _answer(
+        self,
+        application: ASGIApp,
+        engine: Engine,
+        scheduler: Scheduler,
+        farm: "FarmMember | None",
+    ) -> None:
         server = http.make_server(application, self.settings(), self._ready)
         inherited = notify.inherited_sockets()
         listener = None if inherited else await asyncio.to_thread(Listening, self._launcher)
@@ -307,14 +329,18 @@ class Daemon:
             feeding := asyncio.create_task(_feed_watchdog()),
             stopped := asyncio.create_task(self._stop.wait()),
         }
-        await asyncio.wait({stopped, serving, working}, return_when=asyncio.FIRST_COMPLETED)
+        member = None if farm is None else asyncio.create_task(farm.run())
+        tasks |= {member} if member else set()
+        ending = {stopped, serving, working, *({member} if member else ())}
+        await asyncio.wait(ending, return_when=asyncio.FIRST_COMPLETED)
         grace = self.settings().stop_grace_seconds
         longest = grace + self.settings().cancel_grace_seconds + LAST_SECONDS
         logger.info("stopping", grace_seconds=grace)
         notify.stopping(f"waiting up to {grace:g} s for running checkpoints")
         notify.extend_timeout(longest + 3 * LAST_SECONDS)
-        for task in (working, collecting, scrubbing, retaining, notifying, watching):
-            task.cancel()
+        for task in (working, collecting, scrubbing, retaining, notifying, watching, member):
+            if task is not None:
+                task.cancel()
         await _within(longest, "attempts", asyncio.create_task(scheduler.stop(grace)))
         await _within(LAST_SECONDS, "shells", asyncio.create_task(engine.shells.close_all()))
         server.should_exit = True
@@ -451,37 +477,6 @@ def _raise_file_limit() -> None:
     wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def _give_inputs(blobs: Blobs, unfinished: Sequence[BuildState]) -> None:
-    """Record the owners of captured inputs, which version 0.1.0 did not: the submitter of their
-    build."""
-    for state in unfinished:
-        for file in state.inputs:
-            if state.actor.uid is not None:
-                blobs.give(file.sha256, state.actor.uid)
-
-
-def _losses(events: EventLog, stores: Stores) -> Losses:
-    """The log's losses, also logged as an error."""
-    found = look_for_losses(
-        events, stores.layers, (stores.artifacts.directory, stores.logs.directory)
-    )
-    if loss := found.error:
-        logger.error(loss.brief, details=loss.details, resolution=loss.resolution)
-    return found
-
-
-def _workspaces_of(layers: Layers, builds: Collection[str]) -> list[str]:
-    return [name for name, _ in layers.workspaces() if name.split(".")[0] in builds]
-
-
-def _reconcile(layers: Layers, living: Collection[str]) -> None:
-    """Remove the unfinished work of a dead daemon. Complete layers are kept; `gc` removes unneeded
-    ones."""
-    kept = [layer.record.key for layer in layers.layers() if layer.record.made_by != TRIAL]
-    for name in layers.reconcile(kept, living):
-        logger.info("removed the unfinished work of a dead daemon", what=name)
 
 
 async def _within(seconds: float, what: str, *tasks: asyncio.Task[Any]) -> None:

@@ -21,7 +21,8 @@ from cli.exit_codes import ExitCode
 from dcd.configuration import Configuration
 from dcd.manifest.diagnostics import ManifestError
 from dcd.manifest.inputs import InputsMissing
-from dcd.planner.tasks import CHECK, Captured, Manifest, rules_of
+from dcd.planner.rules import rules_of
+from dcd.planner.tasks import CHECK, Captured, Manifest
 
 Diagnostics = list[dict[str, Any]]
 """In the form of the API: severity, file, line, column, message, why, suggestion."""

@@ -8,7 +8,7 @@ import difflib
 import os
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,9 @@ from statemachine.errors import UsageError
 
 SMF_GROUP = "config"
 """The property group that holds the settings."""
+
+TABLES = ("farm",)
+"""Tables of the file: the names of the settings in them begin with the table's."""
 
 SMF_OWN_PROPERTIES = frozenset(
     {"action_authorization", "modify_authorization", "read_authorization", "value_authorization"}
@@ -59,8 +62,20 @@ def load(
             document = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             raise InvalidConfiguration(str(path), [f"not TOML: {error}"]) from None
-        given = {name: (value, f"{path}:{_line(text, name)}") for name, value in document.items()}
+        given = {
+            name: (value, f"{path}:{_line(text, key)}") for name, key, value in _flat(document)
+        }
     return _effective(str(path), given, _from_toml, overrides or {}, environment)
+
+
+def _flat(document: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
+    """The settings of a document by their names, each with its key there: `database` in `[farm]` is
+    `farm_database`."""
+    for name, value in document.items():
+        if name in TABLES and isinstance(value, dict):
+            yield from ((f"{name}_{key}", key, inner) for key, inner in value.items())
+        else:
+            yield name, name, value
 
 
 def from_smf(
@@ -198,6 +213,9 @@ def _checked(setting: Setting, value: Any) -> Any:
         close = difflib.get_close_matches(value, setting.choices, n=1)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
         raise _Unfit(f"one of {', '.join(setting.choices)}{hint}")
+    texts = (value,) if isinstance(value, str) else value if setting.pattern else ()
+    if setting.pattern and not all(re.fullmatch(setting.pattern, each) for each in texts):
+        raise _Unfit(f"{expectation(setting)} of letters, digits and _ . / : % ~ -")
     if setting.kind in (int, float) and not setting.minimum <= value < 2**63:
         raise _Unfit(f"{setting.minimum} or more")
     return value

@@ -30,8 +30,8 @@ class Mode(int):
 @dataclass(frozen=True, slots=True)
 class Setting:
     """One row of the table. `kind` is the Python type of the value, `unit` is `bytes`, `seconds` or
-    empty, `choices` limit a string, `minimum` a number; `environment` names a variable that sets it;
-    `reloads` means that a reload applies it; the others need a restart."""
+    empty, `choices` limit a string, `pattern` each of its texts, `minimum` a number; `environment` names a
+    variable that sets it; `reloads` means that a reload applies it; the others need a restart."""
 
     name: str
     kind: Any
@@ -39,6 +39,7 @@ class Setting:
     description: str
     unit: str = ""
     choices: tuple[str, ...] = ()
+    pattern: str = ""
     minimum: int = 0
     environment: str = ""
     reloads: bool = False
@@ -383,6 +384,26 @@ class Configuration:
         "`DCD_SECRET_...` of the daemon's environment; a variable has no owner, so only root "
         "may use it unless it is listed here.",
         reloads=True,
+    )
+    farm_database: str = _setting(
+        "",
+        "The database of a farm, which makes this daemon a member of it: a connection string of libpq "
+        "without a password, for the role that `dcd farm member add` made. In TOML also `database` in the "
+        "table `[farm]`. Empty: a single machine. Needs the extra `dcd[farm]`.",
+    )
+    farm_labels: tuple[str, ...] = _setting(
+        (),
+        "Labels of this member beside those that it finds itself, which builds may require: a rack, a "
+        "licence. Builds are placed by them once the administrator has granted them as well. In TOML also "
+        "`labels` in `[farm]`.",
+        pattern=r"[A-Za-z0-9_][A-Za-z0-9_./:%~\-]*",
+    )
+    farm_lost_seconds: float = _setting(
+        120.0,
+        "How long a member may be silent before others take its builds. The same on all members. In TOML "
+        "also `lost_seconds` in `[farm]`.",
+        unit="seconds",
+        minimum=1,
     )
 
 

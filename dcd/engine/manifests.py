@@ -21,6 +21,7 @@ from dcd.manifest.migrate import Migrated
 from dcd.manifest.secrets import Borrower
 from dcd.planner import tasks
 from dcd.planner.client import Left, Planning
+from dcd.planner.rules import rules_of
 from dcd.planner.tasks import (
     Captured,
     InDocument,
@@ -30,7 +31,6 @@ from dcd.planner.tasks import (
     Task,
     WithoutSecrets,
     WithSecrets,
-    rules_of,
 )
 from dcd.planning import plan as planning
 from dcd.planning.document import Match, saved
@@ -298,9 +298,10 @@ class Manifests:
         """The plan with estimates from earlier builds. Raises Unprepared for lack of space, and for labels
         that are asked of a host and that this one lacks."""
         settings = self._settings()
-        if asked := {*require, *planned.placement}:
-            require_labels(asked, self._stores.privileged.host_labels())
-        planning.check_host(planned.plan, settings.state_dir, settings.min_free_bytes)
+        if not settings.farm_database:  # Otherwise the build waits for a member that has it.
+            if asked := {*require, *planned.placement}:
+                require_labels(asked, self._stores.privileged.host_labels())
+            planning.check_host(planned.plan, settings.state_dir, settings.min_free_bytes)
         plan = with_secrets(planned.plan, self._stores.privileged.secret_digests)
         same, others = self._history.of(planned.name), self._history.of(None)
         return replace(planned, plan=expected(plan, same, others))

@@ -42,7 +42,8 @@ class Owned:
 
 
 class FarmBuilds(Builds):
-    """See the module. `host` is the name of this member."""
+    """See the module. `host` is the name of this member; `news` is called with each event that another one
+    has appended."""
 
     def __init__(
         self,
@@ -50,11 +51,13 @@ class FarmBuilds(Builds):
         broadcast: Broadcast,
         host: str,
         heard: Heard,
+        news: Heard = lambda event: None,
         clock: Callable[[], datetime] = now,
     ) -> None:
         super().__init__(log, broadcast, clock)
         self.host = host
         self._heard = heard
+        self._news = news
         self._owned: dict[str, Owned] = {}
         self._followed = log.position
         self._own: set[int] = set()
@@ -100,6 +103,7 @@ class FarmBuilds(Builds):
             self._own.discard(event.position)
             return
         self.broadcast.changed(event.build)
+        self._news(event)
         owned = self._owned.get(event.build)
         if owned is None or event.sequence <= owned.since:
             return

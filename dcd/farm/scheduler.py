@@ -23,15 +23,24 @@ logger = structlog.get_logger()
 
 
 class FarmScheduler(Scheduler):
-    """See the module."""
+    """See the module. `news` is called when a build may need a member."""
 
     def __init__(
-        self, builds: FarmBuilds, runner: Runner, settings: Callable[[], Configuration]
+        self,
+        builds: FarmBuilds,
+        runner: Runner,
+        settings: Callable[[], Configuration],
+        news: Callable[[], None],
     ) -> None:
         super().__init__(builds, runner, settings)
         self._farm = builds
+        self._news = news
         self.draining = False
         """Whether this member takes no builds, and hands over those that it has."""
+
+    def wake(self) -> None:
+        super().wake()
+        self._news()
 
     @property
     def driving(self) -> frozenset[str]:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from dcd.checkpoints.interface import Known, Needs
-from dcd.configuration import Configuration
 from dcd.construction.constructors import runs_host_code
 from dcd.manifest.canonical import restore
 from dcd.manifest.diagnostics import Diagnostic, ManifestError, in_order, refuse
@@ -26,6 +25,7 @@ from dcd.manifest.mixture import Edit, mixed
 from dcd.manifest.secrets import Borrower, require_use
 from dcd.manifest.source import LIMITS
 from dcd.manifest.withheld import withheld, withhold
+from dcd.planner.rules import Rules
 from dcd.planning import document
 from dcd.planning import plan as planning
 from dcd.planning.document import Match
@@ -39,7 +39,7 @@ from dcd.planning.preview import Intention, beyond
 from dcd.planning.readiness import Made, examine
 from dcd.planning.signing_keys import check_signing
 from dcd.planning.validation import validate
-from dcd.worker.kinds import AUTO, chosen_kind
+from dcd.worker.kinds import chosen_kind
 from statemachine.errors import DcdError, PermissionDenied
 from statemachine.events import InputFile
 from statemachine.plan import Plan, PlannedCheckpoint
@@ -58,32 +58,6 @@ class Captured:
     sha256: str
     mode: int
     path: Path
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """The settings about manifests; see `dcd.configuration`."""
-
-    include_directories: tuple[str, ...] = ()
-    include_map: Mapping[str, str] = field(default_factory=dict)
-    modules: tuple[str, ...] = ()
-    elements: int = LIMITS.max_elements
-    checkpoints: int = LIMITS.max_checkpoints
-    worker: str = AUTO
-
-
-def rules_of(settings: Configuration) -> Rules:
-    """The daemon's settings about manifests."""
-    return Rules(
-        include_directories=tuple(map(str, settings.include_directories)),
-        include_map={
-            f"{prefix.rstrip('/')}/": str(path) for prefix, path in settings.include_map.items()
-        },
-        modules=settings.checkpoint_modules,
-        elements=settings.elements_limit,
-        checkpoints=settings.checkpoints_limit,
-        worker=settings.worker,
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,6 +244,7 @@ def _plan(manifest: Manifest, waiting: Waiting) -> Planned:
         worker=chosen_kind(manifest.rules.worker)[0],
         known=manifest.known,
         host_code=bool(manifest.host_code),
+        elsewhere=manifest.rules.elsewhere,
         waiting=waiting,
     )
     _require_unchanged(manifest, loaded, made, plan)
@@ -287,6 +262,7 @@ def _preview(manifest: Manifest, waiting: Waiting) -> Previewed:
         known=manifest.known,
         worker=chosen_kind(manifest.rules.worker)[0],
         host_code=bool(manifest.host_code),
+        elsewhere=manifest.rules.elsewhere,
         waiting=waiting,
     )
     _require_unchanged(manifest, loaded, made, plan)
@@ -460,7 +436,11 @@ def _loaded(manifest: Manifest, waiting: Waiting) -> tuple[Loaded, list[Made]]:
         manifest.text,
         manifest.path,
         examine=partial(
-            examine, allowed=rules.modules, pause_before=manifest.pause_before, made=made
+            examine,
+            allowed=rules.modules,
+            pause_before=manifest.pause_before,
+            made=made,
+            elsewhere=rules.elsewhere,
         ),
         files={path: None if f is None else _file(f) for path, f in manifest.files.items()},
         parameters=manifest.parameters,

@@ -47,16 +47,18 @@ def make_plan(
     known: Known | None = None,
     worker: Kind = Kind.NAMESPACES,
     host_code: bool = True,
+    elsewhere: bool = False,
     waiting: Callable[[], None] = lambda: None,
 ) -> tuple[Plan, BuildTime]:
     """The plan of a manifest, and the time of its build. `made` are its checkpoints as `examine` constructed
     them, `allowed` further modules that it may name, `epoch` is the requested time of the build (seconds
     since 1970), which the manifest may override. `known` are the repositories of a locked build, `worker` is
-    the kind of this host's workers. `host_code`: it may run code on the host; `waiting` is called before
-    queries to repositories. Raises PermissionDenied before opening anything that the manifest names;
+    the kind of this host's workers. `host_code`: it may run code on the host; `elsewhere`: another host may
+    make the image, so what this one lacks is no obstacle; `waiting` is called before queries to repositories.
+    Raises PermissionDenied before opening anything that the manifest names;
     Unprepared when checkpoints before `pause_before` cannot run here or a repository does not answer; Unseen
     (`dcd.platform.sight`)."""
-    found = _permitted(loaded, made, allowed, host_code, worker)
+    found = _permitted(loaded, made, allowed, host_code, worker, elsewhere)
     require_all(found, pause_before, worker)
     waiting()
     if known is not None:
@@ -114,12 +116,13 @@ def plan_ahead(
     known: Known | None = None,
     worker: Kind = Kind.NAMESPACES,
     host_code: bool = True,
+    elsewhere: bool = False,
     waiting: Callable[[], None] = lambda: None,
 ) -> tuple[Plan, BuildTime, list[Prospect]]:
     """The plan of the manifest's checkpoints up to the first that cannot run here or whose repository does
     not answer, the build's time, and the prospects of the rest, whose keys are unknown. Queries each
     repository once, without waiting. Raises PermissionDenied as `make_plan`."""
-    found = _permitted(loaded, made, allowed, host_code, worker)
+    found = _permitted(loaded, made, allowed, host_code, worker, elsewhere)
     waiting()
     if known is not None:
         found = [_knowing(prospect, known) for prospect in found]
@@ -187,10 +190,14 @@ def _permitted(
     allowed: Collection[str],
     host_code: bool,
     worker: Kind,
+    elsewhere: bool,
 ) -> list[Prospect]:
-    """The prospects of the checkpoints. Raises PermissionDenied when one runs code on the host and its
+    """The prospects of the checkpoints. `elsewhere`: another host may make the image, so what this one lacks
+    is no obstacle. Raises PermissionDenied when one runs code on the host and its
     sender may not: its `external_state` would open files of the host."""
     found = prospects(loaded.doc, made, allowed, worker)
+    if elsewhere:
+        found = [replace(each, obstacle="", lacks=()) if each.instance else each for each in found]
     running = [prospect.spec.name for prospect in found if prospect.runs_host_code]
     if running and not host_code:
         raise PermissionDenied(

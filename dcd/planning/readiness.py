@@ -99,10 +99,12 @@ def examine(
     allowed: Collection[str],
     pause_before: str | None = None,
     made: list[Made] | None = None,
+    elsewhere: bool = False,
 ) -> Iterator[Diagnostic]:
     """The findings of the checkpoints in the valid part of a manifest, and missing products between them.
     `dcd.construction.constructors` reports faults of their constructors. From `pause_before` on no checkpoint
-    runs with this manifest. Appends the constructed checkpoints to `made`."""
+    runs with this manifest. Appends the constructed checkpoints to `made`. `elsewhere`: another host may
+    make the image."""
     everything = constructed(doc, allowed, whole=not damage)
     if made is not None:
         made += everything
@@ -133,7 +135,8 @@ def examine(
     yield from check_sequence(steps, pause_before)
     if not damage:
         yield from check_unused(doc, steps)
-    yield from _foreign_images(doc, pause_before)
+    if not elsewhere:
+        yield from _foreign_images(doc, pause_before)
 
 
 def _outlined(spec: CheckpointSpec, allowed: Collection[str]) -> Step:

@@ -9,7 +9,8 @@ import pytest
 
 from dcd.configuration import Configuration
 from dcd.planner.client import Planner
-from dcd.planner.tasks import PLAN, Captured, Manifest, Rules
+from dcd.planner.rules import Rules
+from dcd.planner.tasks import PLAN, Captured, Manifest
 from statemachine.events import Actor
 
 ADA = Actor(uid=70001, gid=1, pid=1, user="ada")

@@ -18,7 +18,8 @@ from pathlib import Path
 import pytest
 
 from dcd.planner.command import Sight, command, environment
-from dcd.planner.tasks import CHECK, PLAN, Manifest, Rules
+from dcd.planner.rules import Rules
+from dcd.planner.tasks import CHECK, PLAN, Manifest
 from statemachine.errors import DcdError, Unprepared
 from store.host.identity import Identity, service_identity
 from store.host.kernel_scopes import can_restrict_files, can_scope_sockets

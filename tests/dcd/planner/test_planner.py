@@ -20,6 +20,7 @@ from dcd.configuration import Configuration
 from dcd.manifest.diagnostics import ManifestError
 from dcd.manifest.inputs import InputsMissing
 from dcd.planner.client import ClientLeft, Planner
+from dcd.planner.rules import Rules
 from dcd.planner.tasks import (
     CHECK,
     FIND,
@@ -28,7 +29,6 @@ from dcd.planner.tasks import (
     Captured,
     InDocument,
     Manifest,
-    Rules,
 )
 from statemachine.errors import (
     PermissionDenied,

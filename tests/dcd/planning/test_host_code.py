@@ -9,7 +9,8 @@ import pytest
 
 from dcd.construction.constructors import runs_host_code
 from dcd.manifest.diagnostics import ManifestError
-from dcd.planner.tasks import CHECK, PLAN, Manifest, Rules
+from dcd.planner.rules import Rules
+from dcd.planner.tasks import CHECK, PLAN, Manifest
 from statemachine.plan import Plan, PlannedCheckpoint
 
 COUNTING = """

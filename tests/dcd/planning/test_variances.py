@@ -8,7 +8,8 @@ from dcd.checkpoints.vm.install_iscsi import InstallISCSI
 from dcd.manifest.data_object import Origin
 from dcd.manifest.doc import DataObjectCache
 from dcd.manifest.objects import BUILTIN
-from dcd.planner.tasks import PLAN, PREVIEW, Manifest, Rules
+from dcd.planner.rules import Rules
+from dcd.planner.tasks import PLAN, PREVIEW, Manifest
 
 SCRIPT = "dcd/checkpoints/custom_script"
 VM = "dcd/checkpoints/vm"

@@ -38,6 +38,7 @@ from dcd.engine import builds as engine_builds
 from dcd.engine.broadcast import Broadcast
 from dcd.engine.builds import Builds
 from dcd.engine.engine import Engine
+from dcd.engine.recovery import remove_unfinished
 from dcd.engine.runner import Runner
 from dcd.engine.scheduler import Scheduler
 from dcd.engine.stores import Stores
@@ -47,7 +48,6 @@ from dcd.manifest import plugins
 from dcd.planner.client import HERE
 from dcd.planning import ingredients
 from dcd.planning import plan as planning
-from dcd.serve import _reconcile
 from dcd.worker.launch import Ending
 from dcd.worker.messages import Cancelled, Completed, Died, Failed
 from statemachine.build import ENDED, Lifecycle
@@ -181,7 +181,7 @@ class World:
         builds = Builds(self.log, Broadcast(), self.now)
         unfinished = await builds.load_unfinished()
         kept = {name for state in unfinished if (name := kept_workspace(state))}
-        await asyncio.to_thread(_reconcile, layers, kept)
+        await asyncio.to_thread(remove_unfinished, layers, kept)
         planner = HERE
         running = Runner(builds, self.stores, lambda: self.settings, planner)
         self._scheduler = Scheduler(builds, running, lambda: self.settings)

@@ -1,0 +1,140 @@
+"""This daemon as a member of a farm: its log, its builds, its queue.
+
+Only a daemon with the table `[farm]` in its configuration imports this; it needs the extra `dcd[farm]`.
+"""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+from psycopg import ProgrammingError
+from psycopg.conninfo import conninfo_to_dict
+from store.eventlog.postgresql.connection import connect, explained
+from store.eventlog.postgresql.log import PostgresqlLog
+
+from dcd.configuration import Configuration
+from dcd.engine.broadcast import Broadcast
+from dcd.engine.runner import Runner
+from dcd.farm.builds import FarmBuilds
+from dcd.farm.queue import WAIT_SECONDS, Queue
+from dcd.farm.scheduler import FarmScheduler
+from statemachine.errors import Unavailable, UsageError
+from statemachine.events import BuildResumed, BuildSubmitted, Event
+
+logger = structlog.get_logger()
+
+Observe = Callable[[int, float | None], None]
+
+
+class FarmMember:
+    """See the module. `observe` is called after each commit, as a log's `on_commit`. Blocking. Raises
+    UsageError for a connection string that cannot be used, Unavailable when this host is no member of the
+    farm."""
+
+    def __init__(
+        self,
+        settings: Callable[[], Configuration],
+        observe: Observe,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._settings = settings
+        self._observe = observe
+        self._dsn = _checked(settings().farm_database)
+        self._loop = loop
+        self._news = asyncio.Event()
+        self.host = _host_of(self._dsn)
+        self._scheduler: FarmScheduler | None = None
+        self._queue: Queue | None = None
+
+    def open_log(self, directory: Path) -> PostgresqlLog:
+        """The log of the farm; `directory` keeps what this host knows of it."""
+        return PostgresqlLog(self._dsn, directory, self._committed)
+
+    def builds(self, log: PostgresqlLog, broadcast: Broadcast) -> FarmBuilds:
+        """The builds of the farm, as this member sees them."""
+        self._builds = FarmBuilds(log, broadcast, self.host, self._heard, self._submitted)
+        return self._builds
+
+    def scheduler(self, runner: Runner, labels: list[str]) -> FarmScheduler:
+        """What drives the builds that this member takes; `labels` are those of this host."""
+        settings = self._settings()
+        self._scheduler = FarmScheduler(self._builds, runner, self._settings, self._looked)
+        self._queue = Queue(
+            self._dsn,
+            self.host,
+            self._scheduler,
+            sorted({*labels, *settings.farm_labels}),
+            settings.farm_lost_seconds,
+            lambda: self._settings().max_running_builds,
+        )
+        return self._scheduler
+
+    async def run(self) -> None:
+        """Work as a member until cancelled."""
+        assert self._queue is not None
+        logger.info("a member of a farm", host=self.host)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._queue.run())
+            tasks.create_task(self._follow())
+
+    async def _follow(self) -> None:
+        while True:
+            self._news.clear()
+            try:
+                await self._builds.follow()
+            except Unavailable as error:
+                logger.warning("the log of the farm cannot be followed", reason=str(error))
+                await asyncio.sleep(WAIT_SECONDS)
+                continue
+            await self._news.wait()
+
+    def _committed(self, position: int, seconds: float | None) -> None:
+        self._observe(position, seconds)
+        self._loop.call_soon_threadsafe(self._news.set)
+
+    def _heard(self, event: Event) -> None:
+        if self._scheduler is not None:
+            self._scheduler.heard(event)
+
+    def _submitted(self, event: Event) -> None:
+        if isinstance(event.data, BuildSubmitted | BuildResumed):
+            self._looked()
+
+    def _looked(self) -> None:
+        if self._queue is not None:
+            self._queue.wake()
+
+
+def _checked(dsn: str) -> str:
+    """The connection string. It has no password: users see the settings."""
+    try:
+        given = conninfo_to_dict(dsn)
+    except ProgrammingError as error:
+        raise UsageError(
+            "the setting farm_database is no connection string", str(error), _EXAMPLE
+        ) from error
+    if "password" in given:
+        raise UsageError(
+            "the setting farm_database has a password, and users of the daemon see the settings",
+            "",
+            "put it into a file that only the daemon's user reads, and name it: passfile=FILE; or use a "
+            "client certificate",
+        )
+    return dsn
+
+
+_EXAMPLE = 'for example: database = "host=db.example dbname=dcd sslmode=verify-full sslcert=... sslkey=..."'
+
+
+def _host_of(dsn: str) -> str:
+    """The name of this member, by its role in the database."""
+    with explained(), connect(dsn) as connection:
+        found = connection.execute("SELECT host FROM members WHERE role = session_user").fetchone()
+        if found is None:
+            raise Unavailable(
+                "this host is no member of the farm",
+                f"the database does not know the role {connection.info.user}",
+                "as its administrator: dcd farm member add HOST LABEL...",
+            )
+        return str(found[0])

@@ -1,0 +1,278 @@
+"""The queue of a farm: a worker of Procrastinate in this daemon's event loop, and the reconciler.
+
+A job is the id of a build; its queue is named by the labels that the build requires
+(`dcd.farm.placing.queue_name`), so a member listens to the queues that occur and that it satisfies. The
+worker ends when its connection does, and is started again; builds that are driven do not end with it. Every
+`LOOK_SECONDS`, and when there is news, this member says that it lives, and makes the jobs that are missing
+(`dcd.farm.jobs`). Without the database everything here waits.
+
+Source: https://procrastinate.readthedocs.io (workers, `lock`, `queueing_lock`, stalled jobs).
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+
+import procrastinate
+import psycopg
+import structlog
+from procrastinate import exceptions, jobs
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.rows import class_row
+from store.eventlog.postgresql.connection import DEFAULTS, Connection, connect, explained
+from store.eventlog.postgresql.members import Member, heartbeat, lost, members
+
+from dcd.farm.jobs import Situation, needs_job
+from dcd.farm.placing import lacking, queue_name
+from dcd.farm.scheduler import FarmScheduler
+from statemachine.errors import DcdError, Unavailable
+
+logger = structlog.get_logger()
+
+LOOK_SECONDS = 10.0
+"""The longest interval between two looks."""
+
+LOOKS = 12
+"""The least number of looks within the time after which a member is lost."""
+
+SETTLE_SECONDS = 0.05
+"""News that come together cause one look."""
+
+WAIT_SECONDS = 1.0
+"""The delay before trying a database again that does not answer."""
+
+TASK = "drive"
+
+SCHEMA = "queue"
+"""Of Procrastinate's tables and functions."""
+
+NEVER_SECONDS = 10.0 * 365 * 86400
+"""Procrastinate forgets workers that were silent for so long, and their jobs look lost then: after an outage
+of the database all of them. `store.eventlog.postgresql.members.lost` is more careful."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What one look at the database found: this member, the label sets of unfinished builds, and the builds
+    without a job."""
+
+    me: Member
+    occurring: tuple[tuple[str, ...], ...]
+    missing: tuple["Missing", ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """A build that needs a job; `job` is the lost one."""
+
+    build: str
+    priority: int
+    requires: tuple[str, ...]
+    job: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A runnable build as the database knows it."""
+
+    build: str
+    state: str
+    host: str
+    priority: int
+    requires: list[str]
+    job: int | None
+    fetched: bool
+    worker_lost: bool
+
+
+def application(dsn: str) -> procrastinate.App:
+    """An application on at most two connections, of which one listens."""
+    given = conninfo_to_dict(dsn)
+    extra = {name: value for name, value in DEFAULTS.items() if name not in given}
+    extra["options"] = f"{given.get('options') or ''} -c search_path={SCHEMA}".strip()
+    connector = procrastinate.PsycopgConnector(
+        conninfo=make_conninfo(dsn, **extra), min_size=1, max_size=2
+    )
+    return procrastinate.App(connector=connector)
+
+
+class Queue:
+    """See the module. `labels` are those that this host has, `lost_seconds` how long a member may be silent
+    before others take its builds, `slots` the number of builds that it drives at once."""
+
+    def __init__(
+        self,
+        dsn: str,
+        host: str,
+        scheduler: FarmScheduler,
+        labels: Sequence[str],
+        lost_seconds: float,
+        slots: Callable[[], int],
+    ) -> None:
+        self._dsn = dsn
+        self._host = host
+        self._scheduler = scheduler
+        self._labels = labels
+        self._lost_seconds = lost_seconds
+        self._slots = slots
+        self._news = asyncio.Event()
+        self._queues: tuple[str, ...] = ()
+        self._changed = asyncio.Event()
+        """Set when there are other queues to listen to."""
+        self._connection: Connection | None = None
+
+    def wake(self) -> None:
+        """Look now: a build is new, or has stopped here."""
+        self._news.set()
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        app = application(self._dsn)
+        app.task(name=TASK)(self._scheduler.drive)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(_supervised(lambda: self._look_always(app)))
+            tasks.create_task(_supervised(lambda: self._work(app)))
+
+    async def _work(self, app: procrastinate.App) -> None:
+        """Take jobs, until the queues have changed or the connection is lost."""
+        self._changed.clear()
+        if not self._queues:
+            await self._changed.wait()
+            return
+        async with app.open_async():
+            working = asyncio.ensure_future(
+                app.run_worker_async(
+                    name=self._host,
+                    queues=list(self._queues),
+                    concurrency=self._slots(),
+                    install_signal_handlers=False,
+                    delete_jobs="always",
+                    shutdown_graceful_timeout=0,
+                    stalled_worker_timeout=NEVER_SECONDS,
+                    update_heartbeat_interval=self._interval,
+                )
+            )
+            changed = asyncio.ensure_future(self._changed.wait())
+            try:
+                await asyncio.wait({working, changed}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                changed.cancel()
+                if not working.done():
+                    working.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await working
+
+    @property
+    def _interval(self) -> float:
+        return min(LOOK_SECONDS, self._lost_seconds / LOOKS)
+
+    async def _look_always(self, app: procrastinate.App) -> None:
+        """Look again and again, until the connection is lost."""
+        async with application(self._dsn).open_async() as putting:
+            while True:
+                self._news.clear()
+                found = await asyncio.to_thread(self._look)
+                self._scheduler.draining = found.me.draining
+                self._listen_to(found)
+                for missing in found.missing:
+                    await _put(putting, missing)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._news.wait(), self._interval)
+                await asyncio.sleep(SETTLE_SECONDS)
+
+    def _listen_to(self, found: Found) -> None:
+        able = {
+            queue_name(requires)
+            for requires in found.occurring
+            if not (found.me.draining or lacking(found.me, requires))
+        }
+        # Those that were listened to stay, so that the worker is seldom started again.
+        wanted = tuple(sorted({*self._queues, *able})) if not found.me.draining else ()
+        if wanted != self._queues:
+            self._queues = wanted
+            self._changed.set()
+
+    def _look(self) -> Found:
+        """Say that this member lives, and look at the builds. Blocking. Raises DcdError."""
+        try:
+            with explained():
+                if self._connection is None:
+                    self._connection = connect(self._dsn)
+                return self._seen(self._connection)
+        except DcdError:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+            raise
+
+    def _seen(self, connection: Connection) -> Found:
+        heartbeat(connection, 3 * self._interval, self._labels, version("dcd"))
+        lost_hosts = lost(connection, self._lost_seconds)
+        with connection.cursor(row_factory=class_row(Row)) as cursor:
+            rows = cursor.execute(_RUNNABLE, {"seconds": self._lost_seconds}).fetchall()
+        me = next((each for each in members(self._dsn) if each.host == self._host), None)
+        if me is None:
+            raise Unavailable(f"{self._host} is no member of the farm any more")
+        missing = tuple(
+            Missing(row.build, row.priority, tuple(row.requires), row.job)
+            for row in rows
+            if needs_job(_situation(row), self._host, self._scheduler.driving, lost_hosts)
+        )
+        occurring = {tuple(row.requires) for row in rows}
+        return Found(me, tuple(sorted(occurring)), missing)
+
+
+def _situation(row: Row) -> Situation:
+    return Situation(row.build, row.state, row.host, row.job, row.fetched, row.worker_lost)
+
+
+async def _put(app: procrastinate.App, missing: Missing) -> None:
+    """Make the job of a build, in place of a lost one."""
+    if missing.job is not None:
+        with contextlib.suppress(exceptions.ConnectorException):  # another member was faster
+            await app.job_manager.finish_job_by_id_async(
+                missing.job, jobs.Status.ABORTED, delete_job=True
+            )
+    put = app.configure_task(
+        TASK,
+        queue=queue_name(missing.requires),
+        lock=missing.build,
+        queueing_lock=missing.build,
+        priority=missing.priority,
+    )
+    with contextlib.suppress(exceptions.AlreadyEnqueued):
+        await put.defer_async(build=missing.build)
+        logger.info("queued", build=missing.build, queue=queue_name(missing.requires))
+
+
+async def _supervised(work: Callable[[], Awaitable[None]]) -> None:
+    """Do the work again and again: it ends with its connection."""
+    complained = ""
+    while True:
+        try:
+            await work()
+            complained = ""
+        except (DcdError, psycopg.Error, exceptions.ProcrastinateException) as error:
+            reason = str(error.__cause__ or error).strip()
+            if reason != complained:
+                complained = reason
+                logger.warning("the queue of the farm waits", reason=complained)
+            await asyncio.sleep(WAIT_SECONDS)
+
+
+_RUNNABLE = f"""
+    SELECT b.id AS build, b.state, p.host, b.priority, p.requires, j.id AS job,
+        coalesce(j.status = 'doing', false) AS fetched,
+        j.status = 'doing' AND (w.id IS NULL OR w.last_heartbeat < now() - make_interval(secs => %(seconds)s))
+            AND pg_postmaster_start_time() < now() - make_interval(secs => %(seconds)s) IS TRUE AS worker_lost
+    FROM dcd.builds b JOIN dcd.placements p ON p.build = b.id
+    LEFT JOIN LATERAL (
+        SELECT * FROM {SCHEMA}.procrastinate_jobs q WHERE q.lock = b.id AND q.status IN ('todo', 'doing')
+        ORDER BY q.status = 'doing' DESC LIMIT 1
+    ) j ON true
+    LEFT JOIN {SCHEMA}.procrastinate_workers w ON w.id = j.worker_id
+    WHERE b.state IN ('queued', 'running', 'pausing', 'cancelling')
+    ORDER BY b.priority DESC, b.submitted_position
+"""
