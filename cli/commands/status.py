@@ -58,6 +58,8 @@ def run(args: argparse.Namespace) -> None:
         print(f"  cell {printable(label(build['cell']))} of group {build['group']}")
     if profiles := build.get("profiles"):
         print(f"  profiles {printable(', '.join(profiles))}")
+    if build.get("host"):
+        print(f"  on {printable(build['host'])}")
     if build["pause_before"]:
         print(f"  pauses before {printable(build['pause_before'])}")
     print()

@@ -113,7 +113,8 @@ class Api:
             parameters = without.parameters
         waits = self.records.broadcast.waits_for(state.id)
         ahead = self.records.outlook(state)
-        return build_view(state, self.records.artifact_path, parameters, ahead, waits)
+        here = self.records.host
+        return build_view(state, self.records.artifact_path, parameters, ahead, waits, here)
 
     async def require_source(self, request: Request, state: BuildState) -> None:
         """Raise PermissionDenied unless the peer may make another build from what this one was made of: its

@@ -250,6 +250,8 @@ class BuildView:
     """What distinguishes the build in its group, by parameter, or `profile`."""
     requires: tuple[str, ...] = ()
     """The labels that it requires of a host, sorted."""
+    host: str = ""
+    """The member of the farm that drives it, or drove it last; empty on a single machine."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,6 +59,8 @@ class Builds:
     ) -> None:
         self.log = log
         self.broadcast = broadcast
+        self.host = ""
+        """The name of this member of a farm; "" on a single machine."""
         self._clock = clock
         self._readers = ThreadPoolExecutor(READERS, "log-reader")
         self.ended = asyncio.Event()

@@ -56,6 +56,11 @@ class Records:
         return self._builds.broadcast
 
     @property
+    def host(self) -> str:
+        """The name of this member of a farm; "" on a single machine."""
+        return self._builds.host
+
+    @property
     def position(self) -> int:
         """The position of the last event."""
         return self._log.position
@@ -167,6 +172,12 @@ class Records:
             path = self.artifact_path(state.id, artifact)
             if artifact.name == name and path.is_file():
                 return artifact, path
+        if state.host != self.host and any(each.name == name for each in state.published):
+            raise NotFound(
+                f"{name} of build {state.id} is on {state.host}",
+                "artifacts stay on the member of the farm that made them",
+                f"ask there: ssh {state.host} dcctl download {state.id}",
+            )
         names = ", ".join(artifact.name for artifact in state.published)
         raise NotFound(
             f"build {state.id} has no artifact {name!r}",

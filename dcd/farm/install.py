@@ -5,10 +5,10 @@ What a member does to them delays builds, and nothing else: the event log decide
 
 import procrastinate
 from psycopg import sql
-from store.eventlog.postgresql.connection import Connection, connect, explained
-from store.eventlog.postgresql.schema import group_of, owner_of
 
 from dcd.farm.queue import SCHEMA
+from store.eventlog.postgresql.connection import Connection, connect, explained
+from store.eventlog.postgresql.schema import group_of, owner_of
 
 GRANTED = (
     "USAGE ON SCHEMA {schema}",

@@ -14,8 +14,8 @@ RUNNABLE = frozenset({"queued", "running", "pausing", "cancelling"})
 @dataclass(frozen=True, slots=True)
 class Situation:
     """An unfinished build: its state, its owner ("": none yet), and its job. `job` is the id of one that is
-    queued or taken, None without one; `worker_lost` says that whoever took the job has been silent too long
-    (False for a queued one)."""
+    queued or taken, None without one; `worker_lost` says that the worker which took the job has
+    been silent too long (False for a queued one)."""
 
     build: str
     state: str

@@ -10,8 +10,6 @@ from pathlib import Path
 import structlog
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
-from store.eventlog.postgresql.connection import connect, explained
-from store.eventlog.postgresql.log import PostgresqlLog
 
 from dcd.configuration import Configuration
 from dcd.engine.broadcast import Broadcast
@@ -21,6 +19,9 @@ from dcd.farm.queue import WAIT_SECONDS, Queue
 from dcd.farm.scheduler import FarmScheduler
 from statemachine.errors import Unavailable, UsageError
 from statemachine.events import BuildResumed, BuildSubmitted, Event
+from store.eventlog import EventLog
+from store.eventlog.postgresql.connection import connect, explained
+from store.eventlog.postgresql.log import PostgresqlLog
 
 logger = structlog.get_logger()
 
@@ -51,7 +52,7 @@ class FarmMember:
         """The log of the farm; `directory` keeps what this host knows of it."""
         return PostgresqlLog(self._dsn, directory, self._committed)
 
-    def builds(self, log: PostgresqlLog, broadcast: Broadcast) -> FarmBuilds:
+    def builds(self, log: EventLog, broadcast: Broadcast) -> FarmBuilds:
         """The builds of the farm, as this member sees them."""
         self._builds = FarmBuilds(log, broadcast, self.host, self._heard, self._submitted)
         return self._builds

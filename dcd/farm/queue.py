@@ -13,21 +13,22 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib.metadata import version
 
 import procrastinate
 import psycopg
 import structlog
-from procrastinate import exceptions, jobs
+from procrastinate import exceptions
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import class_row
-from store.eventlog.postgresql.connection import DEFAULTS, Connection, connect, explained
-from store.eventlog.postgresql.members import Member, heartbeat, lost, members
 
 from dcd.farm.jobs import Situation, needs_job
 from dcd.farm.placing import lacking, queue_name
 from dcd.farm.scheduler import FarmScheduler
 from statemachine.errors import DcdError, Unavailable
+from store.eventlog.postgresql.connection import DEFAULTS, Connection, connect, explained
+from store.eventlog.postgresql.members import Member, heartbeat, lost, members
 
 logger = structlog.get_logger()
 
@@ -229,12 +230,11 @@ def _situation(row: Row) -> Situation:
 
 
 async def _put(app: procrastinate.App, missing: Missing) -> None:
-    """Make the job of a build, in place of a lost one."""
+    """Make the job of a build, or take back a lost one."""
     if missing.job is not None:
         with contextlib.suppress(exceptions.ConnectorException):  # another member was faster
-            await app.job_manager.finish_job_by_id_async(
-                missing.job, jobs.Status.ABORTED, delete_job=True
-            )
+            await app.job_manager.retry_job_by_id_async(missing.job, datetime.now(UTC))
+        return
     put = app.configure_task(
         TASK,
         queue=queue_name(missing.requires),

@@ -131,6 +131,7 @@ class FakeBuild:
             "group": "",
             "cell": {},
             "requires": ["amd64"],
+            "host": "",
         }
         planned = tuple(
             PlannedCheckpoint(checkpoint, "", "dcd/x", "X", "k" * 64, (), estimate_seconds=seconds)

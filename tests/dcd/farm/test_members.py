@@ -1,0 +1,187 @@
+"""Members of a farm that die, freeze and lose their database: each build goes to its end, once.
+
+PostgreSQL and the members are real, on one machine; the checkpoints wait instead of computing.
+"""
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from dcd.farm.install import create_queue
+from store.eventlog.postgresql.administration import init
+from store.eventlog.postgresql.connection import connect
+from store.eventlog.postgresql.members import add, lost, members, placements
+from tests.conftest import Daemon
+from tests.postgresql import Cluster
+
+pytestmark = [pytest.mark.faults, pytest.mark.root, pytest.mark.daemon]
+
+LOST_SECONDS = 4.0
+
+MANIFEST = """<dc><distro name="x">{}<execution>
+<checkpoint name="one" mod_path="dcd/checkpoints/custom_script" checkpoint_class="CustomScript">
+<args>sleep {}</args></checkpoint></execution></distro></dc>"""
+
+
+class Farm:
+    """A database and two members, a and b."""
+
+    def __init__(self, cluster: Cluster, directory: Path) -> None:
+        self.cluster = cluster
+        self.dsn = cluster.dsn("farm")
+        with psycopg.connect(cluster.dsn(), autocommit=True) as connection:
+            connection.execute("CREATE DATABASE farm TEMPLATE template0")
+        init(self.dsn)
+        create_queue(self.dsn)
+        self.members: dict[str, Daemon] = {}
+        for host, labels in (
+            ("a", ["amd64", "i386", "tool:*"]),
+            ("b", ["amd64", "rack:b", "tool:*"]),
+        ):
+            add(self.dsn, host, labels)
+            place = directory / host
+            place.mkdir()
+            member = self.members[host] = Daemon(place)
+            member.tables = (
+                f'[farm]\ndatabase = "{cluster.dsn("farm", f"dcd-{host}")}"\n'
+                f"labels = {['rack:' + host]}\nlost_seconds = {LOST_SECONDS}\n"
+            )
+            member.spawn()
+        for member in self.members.values():
+            member.wait_until_ready()
+        self._manifests = directory
+
+    def submit(self, seconds: float = 4.0, placed: str = "", through: str = "a") -> str:
+        path = self._manifests / "m.xml"
+        path.write_text(MANIFEST.format(placed, seconds))
+        return self.members[through].submit(path, "--fresh")
+
+    def owner(self, build: str) -> str:
+        """The member that drives the build, once its checkpoint runs."""
+        self.until(lambda: "CheckpointStarted" in self.kinds(build))
+        return next(each.host for each in placements(self.dsn) if each.build == build)
+
+    def other(self, host: str) -> Daemon:
+        return self.members["b" if host == "a" else "a"]
+
+    def rows(self, query: str, *values: Any) -> list[Any]:
+        with connect(self.dsn) as connection:
+            return connection.execute(query, values).fetchall()
+
+    def kinds(self, build: str) -> list[str]:
+        told = self.rows("SELECT type FROM events WHERE build = %s ORDER BY sequence", build)
+        return [kind for (kind,) in told]
+
+    def causes(self, build: str) -> list[str]:
+        query = "SELECT data::json->>'cause' FROM events WHERE build = %s AND type = 'CheckpointInterrupted'"
+        return [cause for (cause,) in self.rows(query, build)]
+
+    def state(self, build: str) -> str:
+        return str(self.rows("SELECT state FROM builds WHERE id = %s", build)[0][0])
+
+    def until(self, holds: Callable[[], bool], seconds: float = 60.0) -> None:
+        deadline = time.monotonic() + seconds
+        while not holds():
+            assert time.monotonic() < deadline, "".join(
+                each.log.read_text()[-1500:] for each in self.members.values()
+            )
+            time.sleep(0.1)
+
+
+@pytest.fixture(scope="module")
+def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Farm]:
+    cluster = Cluster()
+    made: list[Farm] = []
+    try:
+        made.append(Farm(cluster.start(), tmp_path_factory.mktemp("farm")))
+        yield made[0]
+    finally:
+        for member in made[0].members.values() if made else ():
+            with suppress(ProcessLookupError):
+                member.process.send_signal(signal.SIGCONT)  # type: ignore[union-attr]
+                member.kill()
+        cluster.remove()
+
+
+def test_a_build_starts_at_once_and_every_member_takes_commands_for_it(farm: Farm) -> None:
+    build = farm.submit(30)
+    owner = farm.owner(build)
+    queued, started = farm.rows(
+        "SELECT time FROM events WHERE build = %s AND type IN ('BuildSubmitted', 'BuildPlaced')"
+        " ORDER BY sequence",
+        build,
+    )
+    assert started > queued
+    assert farm.other(owner).status(build)["state"] == "running"
+    farm.other(owner).ctl("cancel", build)
+    farm.until(lambda: farm.state(build) == "cancelled", 20)
+    assert farm.causes(build) == ["cancelled"]
+
+
+def test_a_build_goes_where_its_labels_are(farm: Farm) -> None:
+    build = farm.submit(0.1, '<placement><require label="rack:b"/></placement>')
+    farm.until(lambda: farm.state(build) == "completed")
+    assert farm.rows("SELECT host FROM placements WHERE build = %s", build) == [("b",)]
+
+
+def test_an_outage_of_the_database_loses_no_build_and_moves_none(farm: Farm) -> None:
+    """After it everybody looks lost, and a reaper that only looks at the others takes living builds."""
+    build = farm.submit(3)
+    farm.owner(build)
+    farm.cluster.stop(signal.SIGQUIT)
+    time.sleep(LOST_SECONDS + 1)
+    farm.cluster.start()
+    with connect(farm.cluster.dsn("farm", "dcd-a")) as connection:
+        naive = connection.execute(
+            "SELECT count(*) FROM members WHERE seen_at < now() - make_interval(secs => %s)",
+            [LOST_SECONDS],
+        ).fetchone()
+        assert naive != (0,), "the control: by their silence alone, members are lost now"
+        assert lost(connection, LOST_SECONDS) == []
+    farm.until(lambda: farm.state(build) == "completed")
+    assert farm.kinds(build).count("BuildPlaced") == 1
+    assert farm.causes(build) == []
+    farm.until(lambda: all((each.silent_seconds or 99) < 2 for each in members(farm.dsn)))
+
+
+def test_a_frozen_member_loses_its_build_and_cleans_up_when_it_wakes(farm: Farm) -> None:
+    farm.until(lambda: min(each.unbroken_seconds for each in members(farm.dsn)) > LOST_SECONDS)
+    build = farm.submit(12)
+    host = farm.owner(build)
+    frozen = farm.members[host]
+    frozen.process.send_signal(signal.SIGSTOP)  # type: ignore[union-attr]
+    farm.until(lambda: farm.kinds(build).count("CheckpointStarted") == 2)
+    assert farm.causes(build) == ["host-lost"]
+    frozen.process.send_signal(signal.SIGCONT)  # type: ignore[union-attr]
+    farm.until(lambda: "another member took the build" in frozen.log.read_text(), 20)
+    farm.until(lambda: frozen.leaks() == [])
+    farm.until(lambda: farm.state(build) == "completed")
+    assert farm.kinds(build).count("CheckpointCompleted") == 1
+    assert "Traceback" not in frozen.log.read_text()
+
+
+def test_the_build_of_a_killed_member_is_continued_by_another(farm: Farm) -> None:
+    farm.until(lambda: min(each.unbroken_seconds for each in members(farm.dsn)) > LOST_SECONDS)
+    build = farm.submit(6)
+    host = farm.owner(build)
+    farm.members[host].kill()
+    farm.until(lambda: farm.state(build) == "completed")
+    assert farm.causes(build) == ["host-lost"]
+    assert farm.kinds(build).count("CheckpointCompleted") == 1
+    epochs = farm.rows(
+        "SELECT data::json->>'host' FROM events WHERE build = %s AND type = 'BuildPlaced'", build
+    )
+    assert [each for (each,) in epochs] == [host, "b" if host == "a" else "a"]
+    farm.members[host].start()
+
+
+def test_the_log_has_no_gaps_and_epochs_only_grow(farm: Farm) -> None:
+    assert farm.rows("SELECT count(*) = max(position) FROM events") == [(True,)]
+    gaps = "SELECT build FROM events GROUP BY build HAVING count(*) <> max(sequence)"
+    assert farm.rows(gaps) == []
