@@ -38,7 +38,7 @@ AT_WORK = (RUNNING, PAUSING, CANCELLING)
 _BEFORE_END = (QUEUED, RUNNING, PAUSING, PAUSED, FAILED)
 
 TRANSITIONS: tuple[Transition[Any], ...] = (
-    Transition(events.BuildPlaced, (QUEUED, *AT_WORK), None, guards.is_newer_epoch),
+    Transition(events.BuildPlaced, (*_BEFORE_END, CANCELLING), None, guards.is_newer_epoch),
     Transition(events.BuildStarted, (QUEUED,), RUNNING),
     Transition(events.CheckpointStarted, (RUNNING,), None, guards.starts_next),
     Transition(events.ResourceClaimed, AT_WORK, None, guards.in_attempt),

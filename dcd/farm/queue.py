@@ -11,13 +11,13 @@ Source: https://procrastinate.readthedocs.io (workers, `lock`, `queueing_lock`, 
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 
 import procrastinate
-import psycopg
 import structlog
 from procrastinate import exceptions
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -31,6 +31,9 @@ from store.eventlog.postgresql.connection import DEFAULTS, Connection, connect, 
 from store.eventlog.postgresql.members import Member, heartbeat, lost, members
 
 logger = structlog.get_logger()
+
+# It logs lost connections and refused jobs with tracebacks.
+logging.getLogger("procrastinate").setLevel(logging.CRITICAL)
 
 LOOK_SECONDS = 10.0
 """The longest interval between two looks."""
@@ -254,7 +257,7 @@ async def _supervised(work: Callable[[], Awaitable[None]]) -> None:
         try:
             await work()
             complained = ""
-        except (DcdError, psycopg.Error, exceptions.ProcrastinateException) as error:
+        except Exception as error:  # noqa: BLE001 - the last resort: a member that takes no builds says why
             reason = str(error.__cause__ or error).strip()
             if reason != complained:
                 complained = reason

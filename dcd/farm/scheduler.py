@@ -16,7 +16,7 @@ from dcd.engine.runner import Runner
 from dcd.engine.scheduler import SPACE_CHECK_SECONDS, Scheduler
 from dcd.farm.builds import FarmBuilds
 from statemachine.build import Lifecycle
-from statemachine.errors import NotFound, Refused
+from statemachine.errors import DcdError
 from statemachine.events import BuildPlaced, CancelRequested, Event
 
 logger = structlog.get_logger()
@@ -58,7 +58,7 @@ class FarmScheduler(Scheduler):
         if build not in self._tasks and self.has_room:
             try:
                 state = await self._farm.take(build)
-            except (Refused, NotFound) as error:
+            except DcdError as error:
                 logger.info("the build is not taken", build=build, reason=str(error))
                 return
             self._start(state)

@@ -220,7 +220,7 @@ def histories(
         def interrupt(self, cause: str) -> None:
             self.do(InterruptCheckpoint(self.build.state.running.name, cause, "details"))
 
-        @precondition(lambda self: not self.build.state.ended and not self.stands)
+        @precondition(lambda self: not self.build.state.ended)
         @rule(host=st.sampled_from("xyz"), later=st.integers(0, 2))
         def take(self, host: str, later: int) -> None:
             before = self.build.state
