@@ -96,7 +96,7 @@ ROOTFS = """\
 <dc>
   <distro name="my-rootfs"> <!-- the name of the file -->
     <distro_spec><img_params>
-      <rootfs_im type="tar"/> <!-- or cpio, squashfs, erofs, oci, incus, wsl -->
+      <rootfs_im type="tar"/> <!-- or cpio, squashfs, erofs, oci, incus, lxc, wsl -->
     </img_params></distro_spec>
     <software type="DEB"> <!-- from this host's apt sources; <source><repository/></source> names others -->
       <destination><image variant="essential"/></destination> <!-- the smallest; minbase adds apt -->

@@ -79,6 +79,7 @@ _ROOTFS = {
     },
     "oci": (Default("container", "OCIImage", (("cmd", ("/bin/sh",)),)),),
     "incus": (Default("container", "IncusImage"),),
+    "lxc": (Default("container", "LXCImage"),),
     "wsl": (Default("container", "WSLImage"),),
 }
 """By the type of `rootfs_im`."""

@@ -7,7 +7,7 @@ Source: Incus' documentation, "Image format" (metadata.yaml, templates) and "How
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Literal
@@ -17,25 +17,15 @@ from dcd.checkpoints.image.compress import SquashfsPkgImgMod, excluded_faults
 from dcd.checkpoints.image.os_release import os_release
 from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
 from dcd.checkpoints.media.deliver import deliver_file, media_name
-from dcd.checkpoints.packages import architecture_of
 from dcd.checkpoints.rootfs.compression import check_level, compress, tools_of
+from dcd.checkpoints.rootfs.containers import architectures_of, warn_without_init
 from dcd.checkpoints.rootfs.tar import TarWriter
 from dcd.checkpoints.rootfs.tree import Tree, completed_image
 from dcd.manifest.diagnostics import Diagnostic
 from dcd.manifest.doc import DataObjectCache, distro
 from dcd.manifest.forms import EXCLUDED, LINE
-from dcd.platform.inside import exists, new_file
-from statemachine.errors import CheckpointError
+from dcd.platform.inside import new_file
 
-_MACHINES: Mapping[str, str] = {
-    "amd64": "x86_64",
-    "i386": "i686",
-    "arm64": "aarch64",
-    "armhf": "armv7l",
-    "armel": "armv6l",
-    "ppc64el": "ppc64le",
-}
-"""Debian's architectures to those of the kernel, where they differ."""
 _HOST_NAME = "{{ container.name }}\n"
 
 
@@ -80,8 +70,7 @@ class IncusImage(Checkpoint):
 
     def execute(self, context: Context) -> None:
         tree = completed_image(context, self.exclude)
-        if not exists(context.pkg_image, "sbin/init"):
-            context.warn("the image has no /sbin/init, which a system container starts with")
+        warn_without_init(context)
         stem = f"{media_name(context.doc, tree.epoch)}-incus"
         plain = context.tmp / f"{stem}.tar"
         context.report(Report(0.1, f"packing {len(tree.entries)} files"))
@@ -105,13 +94,7 @@ class IncusImage(Checkpoint):
             deliver_file(context, file_system, "squashfs")
 
     def _metadata(self, context: Context, tree: Tree) -> bytes:
-        architecture = architecture_of(context.pkg_image)
-        if architecture == "all":
-            raise CheckpointError(
-                "the architecture of the image is unknown",
-                "its package database names none",
-                "install the packages with a transfer before",
-            )
+        architecture, machine = architectures_of(context)
         system = os_release(context.pkg_image)
         date = datetime.fromtimestamp(tree.epoch, UTC)
         named = system.get("PRETTY_NAME", distro(context.doc).name)
@@ -124,7 +107,7 @@ class IncusImage(Checkpoint):
             "serial": f"{date:%Y%m%d}",
         }
         value = {
-            "architecture": _MACHINES.get(architecture, architecture),
+            "architecture": machine,
             "creation_date": tree.epoch,
             "properties": properties,
             "templates": {

@@ -97,7 +97,7 @@ class RootfsIm(DataObject, tag="rootfs_im"):
     """An image that is a root file system, without kernel and boot loader, such as a container's. Without
     `execution` it chooses the checkpoints."""
 
-    type: Literal["tar", "cpio", "squashfs", "erofs", "oci", "incus", "wsl"] = attribute(
+    type: Literal["tar", "cpio", "squashfs", "erofs", "oci", "incus", "lxc", "wsl"] = attribute(
         "The form.", default="tar"
     )
 

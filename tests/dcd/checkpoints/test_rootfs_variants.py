@@ -1,7 +1,9 @@
-"""IncusImage and WSLImage: archives with what their importers look for."""
+"""IncusImage, LXCImage and WSLImage: archives with what their importers look for."""
 
 import configparser
 import json
+import os
+import stat
 import subprocess
 import tarfile
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 import pytest
 
 from dcd.checkpoints.rootfs.incus import IncusImage
+from dcd.checkpoints.rootfs.lxc import LXCImage
 from dcd.checkpoints.rootfs.wsl import WSLImage
 from dcd.manifest.diagnostics import refuse
 from statemachine.errors import CheckpointError, InvalidManifest
@@ -155,3 +158,46 @@ def test_what_wsl_cannot_start_is_an_error(bench: Any, arguments: Any, message: 
 def test_a_level_that_does_not_exist_is_refused(bench: Any, checkpoint: Any) -> None:
     with pytest.raises(InvalidManifest, match="has no level"):
         refuse(checkpoint.check(bench.doc()))
+
+
+def lxc(*command: str | Path, **environment: str) -> str:
+    done = subprocess.run(
+        command, check=True, capture_output=True, text=True, env={**os.environ, **environment}
+    )
+    return done.stdout
+
+
+def test_lxc_makes_a_container_of_its_image(system: Any, tmp_path: Path) -> None:
+    (system.image / "etc/hostname").write_text("web\n")
+    metadata, root = made(system, LXCImage("lxc"))
+    assert (metadata.name, root.name) == ("test-lxc-meta.tar.xz", "test-lxc-rootfs.tar.xz")
+    said = lxc(
+        *("lxc-create", "--lxcpath", tmp_path, "--name", "first", "--template", "local", "--"),
+        *("--metadata", metadata, "--fstree", root),
+    )
+    assert "A container of Debian GNU/Linux 12 (bookworm) (amd64) was created." in said
+    container = tmp_path / "first"
+    assert (container / "rootfs/etc/hostname").read_text() == "first\n"
+    settings = (container / "config").read_text()
+    assert "lxc.arch = x86_64\n" in settings
+    assert "lxc.include = /usr/share/lxc/config/common.conf\n" in settings
+    assert "LXC_" not in settings
+    known = lxc("lxc-info", "--lxcpath", tmp_path, "--name", "first", "--config", "lxc.uts.name")
+    assert known == "lxc.uts.name = first\n"
+    unpacked = fingerprint(container / "rootfs")
+    expected = fingerprint(system.image)
+    assert unpacked.keys() - expected.keys() <= {b"dev", b"dev/pts"}
+    assert expected.keys() <= unpacked.keys()
+
+
+def test_an_image_for_lxc_leaves_devices_to_the_containers_of_users(
+    system: Any, tmp_path: Path
+) -> None:
+    (system.image / "dev").mkdir(exist_ok=True)
+    os.mknod(system.image / "dev/null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    metadata, _ = made(system, LXCImage("lxc"))
+    out = unpacked(metadata, tmp_path / "out")
+    assert "./dev/null" in (out / "excludes-user").read_text().splitlines()
+    assert "userns.conf" in (out / "config-user").read_text()
+    assert "userns.conf" not in (out / "config").read_text()
+    assert "unpacks no capabilities and attributes" in system.messages()

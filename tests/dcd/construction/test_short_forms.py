@@ -240,7 +240,8 @@ def test_a_root_file_system_needs_no_kernel_and_no_boot_loader(kind: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("kind", "cls"), [("oci", "OCIImage"), ("incus", "IncusImage"), ("wsl", "WSLImage")]
+    ("kind", "cls"),
+    [("oci", "OCIImage"), ("incus", "IncusImage"), ("lxc", "LXCImage"), ("wsl", "WSLImage")],
 )
 def test_a_container_has_its_own_checkpoint(kind: str, cls: str) -> None:
     assert checkpoints_of(loaded(rootfs(kind) + SMALL).doc)[1].checkpoint_class == cls
