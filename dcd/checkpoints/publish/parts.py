@@ -96,12 +96,13 @@ def secret_of(credentials: str) -> str:
     return password_text(reference, os.environ)
 
 
-def login_of(credentials: str | None) -> tuple[str, str] | None:
-    """User and password, or identity and key, from a secret of the form USER:PASSWORD. Raises
-    CheckpointError for another form."""
+def login_of(credentials: str | None, *, last: bool = False) -> tuple[str, str] | None:
+    """User and password, or identity and key, from a secret of the form USER:PASSWORD, at the first or the
+    `last` colon. Raises CheckpointError for another form."""
     if credentials is None:
         return None
-    user, colon, password = secret_of(credentials).partition(":")
+    secret = secret_of(credentials)
+    user, colon, password = secret.rpartition(":") if last else secret.partition(":")
     if not colon:
         raise CheckpointError(
             "the credentials cannot be read",

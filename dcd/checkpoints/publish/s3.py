@@ -91,7 +91,8 @@ class PublishS3(Checkpoint):
             context.report(Report(message=text))
 
         server, path = server_of(self.endpoint, self.timeout_seconds, say)
-        login = login_of(self.credentials)
+        # The ids of some servers have a colon, as ACCOUNT:USER of Swift.
+        login = login_of(self.credentials, last=True)
         assert login is not None
         bucket = Bucket(server, f"{path}/{self.bucket}", self.region, login)
         products = products_of(context, self.files)

@@ -21,13 +21,14 @@ SECONDS = 60.0
 class Faulty:
     """A proxy for one server on this host. `answers` are statuses for the next requests, `breaks` numbers of
     bytes after which the next larger requests break off, each once, `hangs` how many requests stay
-    unanswered."""
+    unanswered, and `flips` how many pieces of what is sent get another last byte."""
 
     behind: int
     port: int = 0
     answers: list[int] = field(default_factory=list)
     breaks: list[int] = field(default_factory=list)
     hangs: int = 0
+    flips: int = 0
     requests: list[str] = field(default_factory=list)
     received: int = 0
 
@@ -80,6 +81,9 @@ class Faulty:
                     with suppress(TimeoutError):
                         client.settimeout(0.05 if not back.is_alive() else SECONDS)
                         piece = client.recv(65536)
+                        if piece and self.flips:
+                            self.flips -= 1
+                            piece = piece[:-1] + bytes([piece[-1] ^ 1])
                 back.join(SECONDS)
 
 

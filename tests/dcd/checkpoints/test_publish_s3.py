@@ -1,8 +1,9 @@
-"""PublishS3 with a server that keeps buckets, read by boto3, through a proxy with faults; and signatures with
-the example of the documentation."""
+"""PublishS3 with the object store of OpenStack, read by boto3, through a proxy with faults; and signatures
+with the example of the documentation."""
 
 import hashlib
-import sys
+import os
+import pwd
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -14,13 +15,8 @@ from dcd.checkpoints.publish.s3 import PublishS3
 from dcd.platform.publishing import http
 from dcd.platform.publishing.s3 import signature
 from statemachine.errors import CheckpointError
-from tests.dcd.checkpoints.publishing import (
-    Faulty,
-    delivered,
-    faulty,
-    published,
-    serving,
-)
+from tests.dcd.checkpoints.object_server import LOGIN, object_server
+from tests.dcd.checkpoints.publishing import Faulty, delivered, faulty, published
 
 pytestmark = pytest.mark.slow
 
@@ -32,13 +28,13 @@ LARGE = b"".join(hashlib.sha256(bytes([number])).digest() * (MIB // 32) for numb
 @pytest.fixture(autouse=True)
 def prompt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "PAUSES", (0.01, 0.02, 0.03))
-    monkeypatch.setenv("DCD_SECRET_S3", "id:key")
+    monkeypatch.setenv("DCD_SECRET_S3", ":".join(LOGIN))
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[int]:
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p"]
-    with serving(lambda port: [*command, f"{port}"]) as port:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    user = pwd.getpwuid(os.geteuid()).pw_name
+    with object_server(tmp_path_factory.mktemp("objects"), user) as port:
         yield port
 
 
@@ -54,8 +50,8 @@ def bucket(server: int, request: pytest.FixtureRequest) -> Any:
     client = boto3.resource(
         "s3",
         endpoint_url=f"http://127.0.0.1:{server}",
-        aws_access_key_id="id",
-        aws_secret_access_key="key",
+        aws_access_key_id=LOGIN[0],
+        aws_secret_access_key=LOGIN[1],
         region_name="us-east-1",
     )
     name = hashlib.sha256(request.node.name.encode()).hexdigest()[:32]
@@ -168,6 +164,18 @@ def test_a_refusal_is_an_error_at_once(
         published(delivered(bench, small_iso=b"x"), storing(proxy, bucket))
     assert len(proxy.requests) == 1
     assert content(bucket) == {}
+
+
+def test_what_changes_on_the_way_is_refused_by_its_checksum_and_sent_again(
+    bench: Any, proxy: Faulty, bucket: Any
+) -> None:
+    proxy.flips = 1
+    context = delivered(bench, large_iso=LARGE)
+    with pytest.raises(CheckpointError, match=r"refuses what is published \(400\)"):
+        published(context, storing(proxy, bucket))
+    assert content(bucket) == {}
+    published(context, storing(proxy, bucket))
+    assert content(bucket)["a b/images/large.iso"] == LARGE
 
 
 def test_a_bucket_that_does_not_exist_is_an_error(bench: Any, proxy: Faulty, bucket: Any) -> None:
