@@ -79,16 +79,19 @@ def check(connection: Connection) -> str:
     if row is None:
         raise LogDamaged("the database is not that of a farm", "its table farm is empty", INIT)
     farm, revision, events_version = row
-    if revision < REVISION:
-        details = f"its revision is {revision}, this version's {REVISION}"
-        raise LogDamaged("the database of the farm is older than this dcd", details, INIT)
+    details = (
+        f"its revision is {revision} and its events' {events_version};"
+        f" this version's are {REVISION} and {EVENTS_VERSION}"
+    )
     if revision > REVISION or events_version > EVENTS_VERSION:
         raise LogDamaged(
             "the database of the farm is used by a newer dcd",
-            f"its revision is {revision} and its events' {events_version};"
-            f" this version supports {REVISION} and {EVENTS_VERSION}",
+            details,
             "install the newer version here too",
         )
+    if revision < REVISION or events_version < EVENTS_VERSION:
+        # Members must not be able to do this: one that was stolen could keep all others out.
+        raise LogDamaged("the database of the farm is older than this dcd", details, INIT)
     return str(farm)
 
 

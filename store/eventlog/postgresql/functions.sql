@@ -206,12 +206,6 @@ BEGIN
   END IF;
 END $$;
 
--- Records that events of this version are in the log, so that an older dcd refuses to open it.
-CREATE OR REPLACE FUNCTION dcd_opened(version bigint) RETURNS void
-LANGUAGE sql SECURITY DEFINER SET search_path = dcd, pg_temp AS $$
-  UPDATE farm SET events_version = version WHERE events_version < version
-$$;
-
 CREATE OR REPLACE FUNCTION dcd_refuse() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
   RAISE EXCEPTION 'events are never changed or removed' USING ERRCODE = 'DC004';

@@ -38,9 +38,11 @@ class Listener:
             try:
                 with connect(self._dsn) as connection:
                     connection.execute("LISTEN dcd_events")
+                    self._writer.in_sight()
                     wait = FIRST_WAIT_SECONDS
+                    # What was committed before LISTEN was not notified.
+                    self._writer.reached(position_of(connection))
                     while not self._closing(None, connection.fileno()):
-                        self._writer.reached(position_of(connection))
                         for _ in connection.notifies(timeout=0):
                             pass
                         self._writer.reached(position_of(connection))

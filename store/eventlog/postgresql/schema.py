@@ -93,7 +93,6 @@ CALLED_BY_MEMBERS = (
     "dcd_take(text, bigint, json, json)",
     "dcd_heartbeat(double precision, text[], text)",
     "dcd_drain(text, boolean)",
-    "dcd_opened(bigint)",
 )
 
 
@@ -151,7 +150,8 @@ def create(connection: Connection) -> bool:
     )
     connection.execute(
         "INSERT INTO farm VALUES (true, %s, %s, %s) ON CONFLICT (one) DO UPDATE"
-        " SET revision = excluded.revision",
+        " SET revision = excluded.revision,"
+        " events_version = greatest(farm.events_version, excluded.events_version)",
         [secrets.token_hex(8), REVISION, EVENTS_VERSION],
     )
     return found is None

@@ -32,7 +32,6 @@ from store.eventlog.postgresql.connection import (
     is_lost,
 )
 from store.eventlog.projection import event_of, keys_of, row_of
-from store.eventlog.tables import EVENTS_VERSION
 from store.eventlog.writer import (
     Append,
     Part,
@@ -73,13 +72,13 @@ class PostgresqlWriter(Writer):
         on_commit: OnCommit | None,
     ) -> None:
         super().__init__(position_of(connection), on_commit)
-        connection.execute("SELECT dcd_opened(%s)", [EVENTS_VERSION])
         self._dsn = dsn
         self._farm = farm
         self._connection: Connection | None = connection
         self._high_water = high_water
         self._moving = threading.Lock()
         self._ends = threading.Event()
+        self._unseen: DcdError | None = None
         self._thread.start()
 
     def close(self) -> None:
@@ -111,9 +110,14 @@ class PostgresqlWriter(Writer):
             self._reconnect()
 
     def lost_sight(self, error: DcdError) -> None:
-        """The database cannot be reached from another thread either."""
+        """Another thread cannot reach the database: appends will fail too."""
         if self.trouble is None:
-            self.trouble = error
+            self.trouble = self._unseen = error
+
+    def in_sight(self) -> None:
+        """Another thread can reach the database again."""
+        if self.trouble is self._unseen:
+            self.trouble = None
 
     def _probe(self) -> None:
         """Give up a connection that is gone, before anything is sent on it."""

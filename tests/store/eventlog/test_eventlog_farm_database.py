@@ -35,6 +35,13 @@ def run(farm: Postgresql, *statements: str) -> None:
             connection.execute(statement)
 
 
+def wait_until(done: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not done():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 @pytest.fixture
 def own(initialised: Cluster, tmp_path: Path) -> Iterator[Postgresql]:
     """A farm on a server of its own, which may be stopped."""
@@ -76,6 +83,7 @@ def test_nor_does_it_lose_events_when_the_setting_changes_later(
         ("UPDATE dcd.farm SET revision = revision + 1", "used by a newer dcd"),
         ("UPDATE dcd.farm SET events_version = events_version + 1", "used by a newer dcd"),
         ("UPDATE dcd.farm SET revision = 0", "older than this dcd"),
+        ("UPDATE dcd.farm SET events_version = 3", "older than this dcd"),
         ("UPDATE dcd.farm SET id = 'another'", "that of another farm"),
         ("DELETE FROM dcd.farm", "not that of a farm"),
         ("DROP SCHEMA dcd CASCADE", "not that of a farm"),
@@ -282,8 +290,7 @@ def test_while_the_database_is_down_commands_are_refused_and_what_was_sent_waits
         append(log, "b1", 0, submission())
         monkeypatch.setattr(PostgresqlWriter, "_sent", crash)
         waiting: Future[Any] = log.append("b1", 1, [PauseRequested("c1")], Actor(), NOW)
-        while log.trouble is None:
-            time.sleep(0.01)
+        wait_until(lambda: log.trouble is not None)
         with pytest.raises(Unavailable, match="cannot be reached"):
             append(log, "b2", 0, submission())
         with pytest.raises(Unavailable, match="cannot be reached"):
@@ -292,6 +299,18 @@ def test_while_the_database_is_down_commands_are_refused_and_what_was_sent_waits
         own.cluster.start()
         assert waiting.result(timeout=30)[0].sequence == 2
         assert log.verify_all() == []
+
+
+def test_an_outage_is_seen_and_forgotten_without_an_append(
+    own: Postgresql, submission: Any, append: Append
+) -> None:
+    with own.open() as log, own.open() as other:
+        own.cluster.stop(signal.SIGQUIT)
+        wait_until(lambda: log.trouble is not None)
+        own.cluster.start()
+        wait_until(lambda: log.trouble is None)
+        append(other, "b1", 0, submission())
+        wait_until(lambda: log.position == 1)
 
 
 def test_a_log_ends_while_the_database_is_down(
