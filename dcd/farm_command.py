@@ -73,9 +73,11 @@ def require_library() -> None:
 
 def _init(arguments: argparse.Namespace) -> int:
     require_library()
+    from dcd.farm.install import create_queue
     from store.eventlog.postgresql.administration import init
 
     new = init(arguments.database)
+    create_queue(arguments.database)
     text = "the database is ready; add its members with `dcd farm member add HOST LABEL...`"
     _print(
         arguments, {"new": new}, text if new else "the database was that of a farm; it is renewed"

@@ -72,6 +72,8 @@ def check(connection: Connection) -> str:
         row = connection.execute("SELECT current_setting(%s)", [setting]).fetchone()
         if row == ("off",):
             raise _unsafe(setting, remedy)
+    if connection.execute("SHOW transaction_read_only").fetchone() == ("on",):
+        raise explain(psycopg.errors.ReadOnlySqlTransaction("transaction_read_only is on"))
     try:
         row = connection.execute("SELECT id, revision, events_version FROM farm").fetchone()
     except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName) as error:

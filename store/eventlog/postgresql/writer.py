@@ -103,11 +103,8 @@ class PostgresqlWriter(Writer):
         return None if self.trouble is None else LONGEST_WAIT_SECONDS
 
     def _look(self) -> None:
-        self._probe()
-        if self._connection is not None:
+        if self._probe():
             self.trouble = None  # The next append shows whether it is over.
-        else:
-            self._reconnect()
 
     def lost_sight(self, error: DcdError) -> None:
         """Another thread cannot reach the database: appends will fail too."""
@@ -119,13 +116,19 @@ class PostgresqlWriter(Writer):
         if self.trouble is self._unseen:
             self.trouble = None
 
-    def _probe(self) -> None:
-        """Give up a connection that is gone, before anything is sent on it."""
+    def _probe(self) -> bool:
+        """Whether there is a connection that can be used, before anything is sent on it."""
+        if self._connection is None:
+            return self._reconnect()
         try:
-            if self._connection is not None:
-                self._connection.execute("SELECT")
+            check(self._connection)
         except psycopg.Error:
             self._disconnect()
+            return self._reconnect()
+        except DcdError as error:
+            self.trouble = error
+            return False
+        return True
 
     def _disconnect(self) -> None:
         if self._connection is not None:
@@ -154,9 +157,7 @@ class PostgresqlWriter(Writer):
         return True
 
     def _commit(self, requests: list[Append]) -> None:
-        if self.trouble is not None:
-            self._probe()
-        if self._connection is None and not self._reconnect():
+        if (self.trouble is not None or self._connection is None) and not self._probe():
             assert self.trouble is not None
             refuse(requests, self.trouble)
             return

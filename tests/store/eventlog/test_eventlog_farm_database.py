@@ -126,6 +126,17 @@ def test_a_database_restored_from_an_older_backup_is_noticed(
 def test_a_read_only_database_refuses_appends(
     farm: Postgresql, submission: Any, append: Append
 ) -> None:
+    with farm.open() as log:
+        append(log, "b1", 0, submission())
+        connection = log._writer._connection
+        assert connection is not None
+        connection.execute("SET default_transaction_read_only = on")
+        for _ in range(2):
+            with pytest.raises(Unavailable, match="read-only"):
+                append(log, "b1", 1, PauseRequested("c1"))
+        connection.execute("SET default_transaction_read_only = off")
+        append(log, "b1", 1, PauseRequested("c1"))
+        assert log.trouble is None
     run(farm, f"ALTER DATABASE {farm.name} SET default_transaction_read_only = on")
     with pytest.raises(Unavailable, match="read-only"):
         farm.open()
