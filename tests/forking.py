@@ -12,8 +12,15 @@ from typing import Any
 
 import pytest
 
+from dcd.worker.marker import PLACEHOLDER
+from dcd.worker.request import MARKER
+
 ZYGOTE = Path(__file__).with_name("zygote.py")
 COUNTED_TRACE = "points"
+
+FOR_WORKERS = {MARKER: PLACEHOLDER}
+"""What a process from which workers are forked has from its start. Python's hashes are others in each: no
+result depends on them."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +83,7 @@ class Zygote:
             [sys.executable, "-P", ZYGOTE],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, **environment},
+            env={**os.environ, **FOR_WORKERS, **environment},
             bufsize=0,
         )
 

@@ -6,7 +6,8 @@ Loading the code is most of a start, and the tests start hundreds of daemons. A 
 lines: {"forked": PID}, and {"ended": PID, "status"}. When its standard input ends, so do its daemons. It
 has one thread, since only that one would be in a fork.
 
-The daemon's launcher is forked too, so it suffers the same faults and defects.
+The daemon's launcher is forked too, so it suffers the same faults and defects. Without these, so are the
+processes that fork planners and workers: they load the same code.
 """
 
 import contextlib
@@ -16,11 +17,15 @@ import json
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
 import traceback
 from pathlib import Path
+
+from dcd.worker.request import MARKER
+from store.host.kernel_scopes import end_with_parent
 
 _traces = set()
 """The descriptor of the fault's trace, if there is a fault."""
@@ -28,7 +33,7 @@ _traces = set()
 
 def main() -> None:
     """Serve until the end of the input."""
-    os.environ.pop("LD_PRELOAD", None)  # what the daemon starts is not to suffer
+    faults = os.environ.pop("LD_PRELOAD", None)  # what the daemon starts is not to suffer
     import alembic.command  # noqa: F401 - a new event log needs it
 
     import dcd.launcher.__main__
@@ -37,6 +42,8 @@ def main() -> None:
     import dcd.serve
 
     dcd.launcher.client._started = _fork_launcher
+    if not faults:
+        _fork_all()
 
     running: dict[int, int] = {}
     """The daemons, by their pidfds."""
@@ -78,8 +85,7 @@ def _become_daemon(run, others, arguments, log, environment, directory, fault, d
     os.dup2(output, 2)
     os.close(nothing)
     os.close(output)
-    os.environ.clear()
-    os.environ.update(environment)
+    _set_environment(environment)
     os.chdir(directory)
     if defect:
         _defects()[defect]()
@@ -111,16 +117,95 @@ def _fork_launcher(control):
     try:
         os.setsid()
         os.chdir("/")
-        kept = _kept(control.fileno())
-        for descriptor in [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]:
-            if descriptor > 2 and descriptor not in kept:
-                with contextlib.suppress(OSError):
-                    os.close(descriptor)
+        _close_all_but(_kept(control.fileno()))
         sys.modules["dcd.launcher.__main__"].main(control.fileno())
     except BaseException:  # noqa: BLE001 - nobody else would print it
         traceback.print_exc()
     finally:
         os._exit(1)
+
+
+def _set_environment(environment):
+    """Change all variables but the placeholder of a mark, which is written where the kernel shows it."""
+    for name in set(os.environ) - {MARKER}:
+        del os.environ[name]
+    os.environ.update({name: value for name, value in environment.items() if name != MARKER})
+
+
+def _close_all_but(kept):
+    for descriptor in [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]:
+        if descriptor > 2 and descriptor not in kept:
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+
+
+def _fork_all():
+    """Load what the processes of planners and workers load, and have launchers fork them."""
+    import dcd.launcher.planners
+    import dcd.launcher.zygote
+    import dcd.planner.__main__
+    import dcd.planner.forker
+    import dcd.worker.zygote
+    from dcd.construction.preload import preload
+
+    preload()
+
+    def fork_workers(zygote, control):
+        def work():
+            dcd.worker.zygote.main(socket.socket(fileno=control))
+
+        return _forked(work, control, zygote._environment)
+
+    def fork_planners(command, *, env, pass_fds, **_options):
+        def plan():
+            sys.argv = ["dcd.planner", *command[command.index("dcd.planner") + 1 :]]
+            if "unshare" in command:
+                _enter_namespaces()
+            dcd.planner.__main__.main()
+
+        return _Chain(_forked(plan, *pass_fds, env).pid)
+
+    class _Chain(_Forked):
+        kill = dcd.launcher.planners.Chain.kill
+
+    dcd.launcher.zygote.Zygote._started = fork_workers
+    dcd.launcher.planners.Chain = fork_planners
+
+
+def _forked(work, control, environment):
+    """A child that does as a program that is started with these: a descriptor, and variables."""
+    pid = os.fork()
+    if pid:
+        return _Forked(pid)
+    try:
+        end_with_parent(signal.SIGKILL)
+        os.setsid()
+        os.chdir("/")
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(nothing, 0)
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+            signal.signal(number, signal.SIG_DFL)
+        _close_all_but({control})
+        _set_environment(environment)
+        work()
+    except BaseException:  # noqa: BLE001 - nobody else would print it
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
+
+
+def _enter_namespaces():
+    """As unshare(1) with --fork and --kill-child, by whose name tests find it. Returns in the child."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    new_namespaces, recursive_slave, set_name = 0x20000000 | 0x0C020000, 0x4000 | 0x80000, 15
+    assert libc.unshare(new_namespaces) == 0, os.strerror(ctypes.get_errno())
+    assert libc.mount(b"none", b"/", None, recursive_slave, None) == 0
+    pid = os.fork()
+    if pid:
+        libc.prctl(set_name, b"unshare")
+        os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) & 0xFF)
+    end_with_parent(signal.SIGKILL)
 
 
 def _kept(control):
@@ -141,12 +226,16 @@ class _Forked:
             return 0
         return os.waitstatus_to_exitcode(status) if pid else None
 
-    def wait(self, timeout):
-        end = time.monotonic() + timeout
-        while self.poll() is None:
+    def wait(self, timeout=None):
+        if timeout is None:
+            with contextlib.suppress(ChildProcessError):
+                os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+        end = time.monotonic() + (timeout or 0.0)
+        while (status := self.poll()) is None:
             if time.monotonic() > end:
                 raise subprocess.TimeoutExpired("dcd.launcher", timeout)
             time.sleep(0.01)
+        return status
 
     def kill(self):
         os.kill(self.pid, signal.SIGKILL)

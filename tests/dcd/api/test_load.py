@@ -265,6 +265,7 @@ def test_requests_that_wait_for_a_mirror_hold_up_their_own_client_only(cold_daem
         daemon.kill()
 
 
+@pytest.mark.usefixtures("really_started")
 @pytest.mark.parametrize(
     ("path", "text"),
     [
@@ -277,6 +278,9 @@ def test_large_manifests_of_one_client_do_not_hold_up_others(daemon, abuse, tmp_
     body = tmp_path / "body.json"
     body.write_text(json.dumps({"manifest": {"path": "/large.xml", "text": text}}))
     ask(daemon, "POST", path, json.loads(body.read_text()))  # what is loaded once
+    began = time.monotonic()
+    ask(daemon, "POST", path, json.loads(body.read_text()))
+    one_manifest = time.monotonic() - began
     before = memory_bytes(daemon)
     clients = [
         abuse("post", "--connections", 8, "--seconds", 60, "--path", path, "--body", body)
@@ -289,8 +293,8 @@ def test_large_manifests_of_one_client_do_not_hold_up_others(daemon, abuse, tmp_
         waits.append(time.monotonic() - asked)
         time.sleep(0.05)
 
-    # Nowhere near what one such manifest takes, on a machine that does other things too.
-    assert sorted(waits)[30] < 0.5
+    # Less than what one such manifest takes alone, on a machine that does other things too.
+    assert sorted(waits)[30] < max(0.5, one_manifest)
     assert len(planners(daemon)) <= 1
     assert memory_bytes(daemon) - before < 64 * MEBIBYTE
 
