@@ -45,7 +45,9 @@ NO_PACKAGE_HELPS = "this host"
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Give each run a base directory of its own. In the one that all runs of a user share, a run that begins
-    closes the way to the directories of the others, which the users of their daemons need."""
+    closes the way to the directories of the others, which the users of their daemons need. Heed Ctrl-C also
+    where the run was started in the background, without it: so do the programs that tests interrupt."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.option.basetemp is None and not hasattr(config, "workerinput"):
         base = tempfile.mkdtemp(prefix="dcd-tests-")
         config.option.basetemp = base
