@@ -260,7 +260,15 @@ class Daemon:
                 labels = await asyncio.to_thread(self._launcher.host_labels)
                 scheduler = farm.scheduler(runner, labels)
             engine = Engine(
-                builds, runner, scheduler, stores, self.settings, planner, losses, self._keys
+                builds,
+                runner,
+                scheduler,
+                stores,
+                self.settings,
+                planner,
+                losses,
+                self._keys,
+                farm,
             )
             engine.notifier.begin()
             self.settings.watch(self._reloaded)

@@ -13,6 +13,17 @@ NAMES = (
     *("provenance", "verify", "reproduce", "export", "rebuild"),
     *("shell", "doc", "graph"),
     *("init", "validate", "plan", "lock", "checkpoint-types", "migrate"),
-    *("df", "gc", "backup", "config", "notify", "metrics", "doctor", "completion", "version"),
+    *(
+        "df",
+        "gc",
+        "backup",
+        "config",
+        "notify",
+        "metrics",
+        "doctor",
+        "hosts",
+        "completion",
+        "version",
+    ),
 )
 """The commands, in the order of the help."""

@@ -5,6 +5,7 @@ calls the engine and responds; it makes no decisions. Handlers are in modules by
 has the table.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -24,9 +25,9 @@ from dcd.engine.manifests import Manifests
 from dcd.engine.records import Records
 from dcd.manifest.secrets import Borrower
 from dcd.planner.tasks import WithSecrets
-from statemachine.build import BuildState
+from statemachine.build import BuildState, Lifecycle
 from statemachine.commands import removed
-from statemachine.errors import PermissionDenied
+from statemachine.errors import PermissionDenied, Unavailable
 from statemachine.events import Actor, BuildResumed, BuildSubmitted, Event
 from statemachine.plan import Plan
 
@@ -114,7 +115,19 @@ class Api:
         waits = self.records.broadcast.waits_for(state.id)
         ahead = self.records.outlook(state)
         here = self.records.host
-        return build_view(state, self.records.artifact_path, parameters, ahead, waits, here)
+        view = build_view(state, self.records.artifact_path, parameters, ahead, waits, here)
+        why = await self._why_waits(state)
+        return replace(view, reason=f"waits: {why}") if why else view
+
+    async def _why_waits(self, state: BuildState) -> str:
+        """Why no member of the farm takes a queued build."""
+        hosts = self.engine.hosts
+        if hosts is None or state.lifecycle is not Lifecycle.QUEUED:
+            return ""
+        try:
+            return await asyncio.to_thread(hosts.why_waits, state.requires)
+        except Unavailable as error:
+            return error.brief
 
     async def require_source(self, request: Request, state: BuildState) -> None:
         """Raise PermissionDenied unless the peer may make another build from what this one was made of: its

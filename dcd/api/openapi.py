@@ -29,6 +29,10 @@ PATH_PARAMETERS: dict[str, dict[str, Any]] = {
         "description": "a webhook's name",
         "schema": {"type": "string", "pattern": "^[a-z0-9][a-z0-9-]{0,39}$"},
     },
+    "host": {
+        "description": "the name of a member of the farm",
+        "schema": {"type": "string", "pattern": "^[a-z0-9][a-z0-9.-]{0,62}$"},
+    },
     "file": {
         "description": "the name of a file of an attempt",
         "schema": {"type": "string", "pattern": "^[A-Za-z0-9_+][A-Za-z0-9._+-]{0,199}$"},

@@ -19,6 +19,7 @@ from dcd.engine.builds import Builds
 from dcd.engine.differences import ComparedBuilds
 from dcd.engine.garbage import Collector
 from dcd.engine.groups import Axis, planned_group
+from dcd.engine.hosts import Hosts
 from dcd.engine.locked import known_repositories
 from dcd.engine.losses import NO_LOSSES, Losses
 from dcd.engine.manifests import Manifests, ManifestSource, Options, Permit, all_labels
@@ -71,8 +72,11 @@ class Engine:
         planner: Planning,
         losses: Losses = NO_LOSSES,
         keys: Mapping[Path, bytes] | None = None,
+        hosts: Hosts | None = None,
     ) -> None:
         self.losses = losses
+        self.hosts = hosts
+        """The members of the farm; None on a single machine."""
         self._builds = builds
         self._stores = stores
         self._runner = runner

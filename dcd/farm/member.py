@@ -4,7 +4,7 @@ Only a daemon with the table `[farm]` in its configuration imports this; it need
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import structlog
@@ -13,8 +13,10 @@ from psycopg.conninfo import conninfo_to_dict
 
 from dcd.configuration import Configuration
 from dcd.engine.broadcast import Broadcast
+from dcd.engine.hosts import Host
 from dcd.engine.runner import Runner
 from dcd.farm.builds import FarmBuilds
+from dcd.farm.placing import is_alive, lacking, why_waits
 from dcd.farm.queue import WAIT_SECONDS, Queue
 from dcd.farm.scheduler import FarmScheduler
 from statemachine.errors import Unavailable, UsageError
@@ -22,6 +24,7 @@ from statemachine.events import BuildResumed, BuildSubmitted, Event
 from store.eventlog import EventLog
 from store.eventlog.postgresql.connection import connect, explained
 from store.eventlog.postgresql.log import PostgresqlLog
+from store.eventlog.postgresql.members import Member, drain, members
 
 logger = structlog.get_logger()
 
@@ -70,6 +73,30 @@ class FarmMember:
             lambda: self._settings().max_running_builds,
         )
         return self._scheduler
+
+    def hosts(self) -> list[Host]:
+        """See `dcd.engine.hosts.Hosts`."""
+        return [self._host(each) for each in members(self._dsn)]
+
+    def _host(self, member: Member) -> Host:
+        alive = is_alive(member, self._settings().farm_lost_seconds)
+        return Host(
+            member.host,
+            "lost" if not alive else "draining" if member.draining else "up",
+            tuple(each for each in member.announced if not lacking(member, [each])),
+            tuple(member.builds),
+            member.version,
+            member.silent_seconds,
+        )
+
+    def drain(self, host: str, *, draining: bool) -> None:
+        """See `dcd.engine.hosts.Hosts`."""
+        drain(self._dsn, host, draining)
+        self._loop.call_soon_threadsafe(self._looked)
+
+    def why_waits(self, requires: Collection[str]) -> str:
+        """See `dcd.engine.hosts.Hosts`."""
+        return why_waits(requires, members(self._dsn), self._settings().farm_lost_seconds)
 
     async def run(self) -> None:
         """Work as a member until cancelled."""

@@ -155,6 +155,7 @@ def test_every_command_takes_json() -> None:
         "metrics": [],
         "completion": ["bash"],
         "doctor": [],
+        "hosts": [],
         "version": [],
         "diff": ["k2", "k3"],
         "bisect": ["k2", "k3"],

@@ -139,6 +139,7 @@ OTHERS = {
     "shell": "below",
     "web": "prints only its own address",
     "backup": "prints only the path that was given",
+    "hosts": "prints a table as df does",
 }
 
 MORE = (

@@ -184,6 +184,9 @@ ROUTES = {
     ("GET", "/v1/checkpoint-types"): SEERS,
     ("GET", "/v1/df"): SEERS,
     ("GET", "/v1/doctor"): SEERS,
+    ("GET", "/v1/hosts"): SEERS,
+    ("POST", "/v1/hosts/{host}/drain"): {"administrator"},
+    ("POST", "/v1/hosts/{host}/resume"): {"administrator"},
     ("POST", "/v1/builds"): SUBMITTERS,
     ("PUT", "/v1/blobs/{sha256}"): SUBMITTERS,
     ("DELETE", "/v1/builds/{id}"): OPERATORS,
@@ -219,6 +222,7 @@ def test_a_role_may_what_it_may_and_nothing_else(
         body = submission(HARMLESS) if method == "POST" else None
     names = {"checkpoint": "copy", "attempt": 1, "sha256": "0" * 64, "artifact": "a.iso"}
     names |= {"other": build_of_root, "key": "0" * 64, "name": "ci", "file": "bios.log"}
+    names["host"] = "a"
     path = target.format(id=build_of_root, **names)
     answers = {user: daemon.ask(user, method, path, body)[0] for user in USERS}
     assert 0 not in answers.values(), answers

@@ -13,10 +13,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from dcd.farm.install import create_queue
-from store.eventlog.postgresql.administration import init
+from dcd.main import main
 from store.eventlog.postgresql.connection import connect
-from store.eventlog.postgresql.members import add, lost, members, placements
+from store.eventlog.postgresql.members import lost, members, placements
 from tests.conftest import Daemon
 from tests.postgresql import Cluster
 
@@ -37,14 +36,14 @@ class Farm:
         self.dsn = cluster.dsn("farm")
         with psycopg.connect(cluster.dsn(), autocommit=True) as connection:
             connection.execute("CREATE DATABASE farm TEMPLATE template0")
-        init(self.dsn)
-        create_queue(self.dsn)
+        assert main(["farm", "init", self.dsn]) == 0
         self.members: dict[str, Daemon] = {}
         for host, labels in (
             ("a", ["amd64", "i386", "tool:*"]),
             ("b", ["amd64", "rack:b", "tool:*"]),
         ):
-            add(self.dsn, host, labels)
+            member_add = ["farm", "member", "add", host, *labels, "--database", self.dsn]
+            assert main(member_add) == 0
             place = directory / host
             place.mkdir()
             member = self.members[host] = Daemon(place)
@@ -128,6 +127,34 @@ def test_a_build_goes_where_its_labels_are(farm: Farm) -> None:
     build = farm.submit(0.1, '<placement><require label="rack:b"/></placement>')
     farm.until(lambda: farm.state(build) == "completed")
     assert farm.rows("SELECT host FROM placements WHERE build = %s", build) == [("b",)]
+
+
+def test_people_see_why_a_build_waits_and_what_the_members_do(farm: Farm) -> None:
+    placed = '<placement><require label="moon"/><require label="amd64"/></placement>'
+    build = farm.submit(0.1, placed)
+    told = "waits: no member has amd64+moon; a has amd64; b has amd64"
+    assert farm.members["b"].status(build)["reason"] == told
+    farm.members["b"].ctl("cancel", build)
+    first, second = farm.members["a"].json("hosts")["hosts"]
+    assert (first["host"], first["state"], second["host"]) == ("a", "up", "b")
+    assert {"amd64", "tool:cp"} <= set(first["labels"])
+    assert "rack:a" not in first["labels"], "announced, and not granted"
+    assert "rack:b" in second["labels"]
+
+
+def test_a_member_that_is_drained_hands_its_build_over_after_its_checkpoint(farm: Farm) -> None:
+    build = farm.submit(3)
+    host = farm.owner(build)
+    other = farm.other(host)
+    other.ctl("hosts", "drain", host)
+    more = farm.submit(0.1)
+    farm.until(lambda: farm.state(more) == "completed")
+    assert farm.rows("SELECT host FROM placements WHERE build = %s", more) != [(host,)]
+    farm.until(lambda: farm.state(build) == "completed")
+    assert farm.causes(build) == []
+    assert f"{host}     draining" in other.ctl("hosts")
+    other.ctl("hosts", "resume", host)
+    other.ctl("hosts", "drain", "moon", status=7)
 
 
 def test_an_outage_of_the_database_loses_no_build_and_moves_none(farm: Farm) -> None:

@@ -3,14 +3,23 @@
 import subprocess
 import sys
 
+from tests.conftest import Daemon
+
 PROGRAM = """
 import sys
 import dcd.serve, dcd.main
 print([name for name in sys.modules if name.split(".")[0] in ("procrastinate", "psycopg", "psycopg_pool")
-       or name.startswith("dcd.farm")])
+       or name.split(".")[:2] == ["dcd", "farm"]])
 """
 
 
 def test_the_daemon_of_a_single_machine_imports_nothing_of_a_farm() -> None:
     told = subprocess.run([sys.executable, "-c", PROGRAM], check=True, capture_output=True)
     assert told.stdout.decode().strip() == "[]"
+
+
+def test_a_single_machine_has_no_hosts(daemon: Daemon) -> None:
+    assert daemon.json("hosts") == {"hosts": []}
+    assert daemon.ctl("hosts") == "this daemon is no member of a farm\n"
+    assert "docs/explanation/farm.md" in daemon.run("hosts", "drain", "a").stderr
+    assert daemon.run("hosts", "drain").returncode == 2
