@@ -254,11 +254,9 @@ class Daemon:
             logger.info("recovered", unfinished=len(unfinished), position=events.position)
             host = "" if farm is None else farm.host
             runner = Runner(builds, stores, self.settings, planner, host)
-            if farm is None:
-                scheduler = Scheduler(builds, runner, self.settings)
-            else:
-                labels = await asyncio.to_thread(self._launcher.host_labels)
-                scheduler = farm.scheduler(runner, labels)
+            scheduler = Scheduler(builds, runner, self.settings)
+            if farm is not None:
+                scheduler = await asyncio.to_thread(farm.scheduler, runner, self._launcher)
             engine = Engine(
                 builds,
                 runner,

@@ -19,6 +19,7 @@ from dcd.farm.builds import FarmBuilds
 from dcd.farm.placing import is_alive, lacking, why_waits
 from dcd.farm.queue import WAIT_SECONDS, Queue
 from dcd.farm.scheduler import FarmScheduler
+from dcd.launcher.client import Privileged
 from statemachine.errors import Unavailable, UsageError
 from statemachine.events import BuildResumed, BuildSubmitted, Event
 from store.eventlog import EventLog
@@ -60,9 +61,9 @@ class FarmMember:
         self._builds = FarmBuilds(log, broadcast, self.host, self._heard, self._submitted)
         return self._builds
 
-    def scheduler(self, runner: Runner, labels: list[str]) -> FarmScheduler:
-        """What drives the builds that this member takes; `labels` are those of this host."""
-        settings = self._settings()
+    def scheduler(self, runner: Runner, privileged: Privileged) -> FarmScheduler:
+        """What drives the builds that this member takes. Blocking."""
+        settings, labels = self._settings(), privileged.host_labels()
         self._scheduler = FarmScheduler(self._builds, runner, self._settings, self._looked)
         self._queue = Queue(
             self._dsn,

@@ -221,8 +221,7 @@ def test_a_role_may_what_it_may_and_nothing_else(
     elif target == "/v1/builds":
         body = submission(HARMLESS) if method == "POST" else None
     names = {"checkpoint": "copy", "attempt": 1, "sha256": "0" * 64, "artifact": "a.iso"}
-    names |= {"other": build_of_root, "key": "0" * 64, "name": "ci", "file": "bios.log"}
-    names["host"] = "a"
+    names |= {"other": build_of_root, "key": "0" * 64, "name": "ci", "file": "b.log", "host": "a"}
     path = target.format(id=build_of_root, **names)
     answers = {user: daemon.ask(user, method, path, body)[0] for user in USERS}
     assert 0 not in answers.values(), answers

@@ -238,6 +238,8 @@ def with_snippet(manifest: str, snippet: str) -> str:
         )
     if tag == "checkpoint" and not re.search(same, manifest):
         return manifest.replace("</execution>", f"{snippet}</execution>")
+    if tag == "placement":
+        return manifest.replace("</distro>", f"{snippet}</distro>")
     changed, count = re.subn(element, lambda _: snippet, manifest, count=1, flags=re.S)
     assert count == 1, shlex.quote(snippet)
     return changed
