@@ -31,6 +31,13 @@ def unprivileged() -> dict[str, Any]:
     return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
 
 
+def _inside(namespace: str) -> list[str]:
+    """The beginning of a command that runs in a network namespace and is not root."""
+    user = pwd.getpwnam(USER)
+    ids = ["--reuid", str(user.pw_uid), "--regid", str(user.pw_gid), "--clear-groups"]
+    return ["ip", "netns", "exec", namespace, "setpriv", *ids]
+
+
 class Cluster:
     """A server, which is stopped at first. Anybody on its socket may be any role."""
 
@@ -59,12 +66,14 @@ class Cluster:
             **unprivileged(),
         )
 
-    def start(self, *settings: str) -> "Cluster":
-        """Start the server with settings (`name=value`) and wait until it answers."""
+    def start(self, *settings: str, namespace: str = "") -> "Cluster":
+        """Start the server with settings (`name=value`), in a network namespace if given, and wait until it
+        answers on its socket."""
         given = [part for setting in settings for part in ("-c", setting)]
         with (self.place / "log").open("ab") as log:
             self._server = subprocess.Popen(
                 [
+                    *(_inside(namespace) if namespace else ()),
                     *(program("postgres"), "-D", str(self.data), "-k", str(self.place), "-h", ""),
                     *("-c", "max_connections=60", "-c", "shared_buffers=16MB", *given),
                 ],
@@ -72,7 +81,7 @@ class Cluster:
                 stderr=log,
                 cwd="/",
                 start_new_session=True,
-                **unprivileged(),
+                **({} if namespace else unprivileged()),
             )
         deadline = time.monotonic() + 60
         while True:

@@ -265,11 +265,16 @@ class PostgresqlWriter(Writer):
                 refuse(requests, self.trouble)
                 return
             wait = min(2 * wait, LONGEST_WAIT_SECONDS)
-        try:
-            rest = [request for request in requests if not self._was_committed(request)]
-        except psycopg.Error as again:
-            self._fail([each for each in requests if not each.future.done()], again)
-            return
+        rest = []
+        for number, request in enumerate(requests):
+            try:
+                if not self._was_committed(request):
+                    rest.append(request)
+            except psycopg.Error as again:
+                self._fail([*rest, *requests[number:]], again)
+                return
+            except DcdError as damage:  # what others have appended cannot be read
+                request.future.set_exception(damage)
         if rest:
             self._commit(rest)
 

@@ -1,6 +1,5 @@
 """The database of a farm: what it refuses, crashes, lost answers, and a log that comes from SQLite."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -334,38 +333,59 @@ def test_a_log_ends_while_the_database_is_down(
     assert isinstance(future.exception(), Unavailable)
 
 
-def test_a_frozen_member_holds_nobody_up(own: Postgresql, submission: Any, append: Append) -> None:
-    """A process that appends all the time is stopped; others go on."""
-    code = """
+APPENDER = """
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from statemachine.events import Actor, PauseRequested
 from store.eventlog.postgresql.log import PostgresqlLog
 with PostgresqlLog(sys.argv[1], Path(sys.argv[2])) as log:
-    sequence = 1
+    sequence = log.summary("b1").sequence
     while True:
         log.append("b1", sequence, [PauseRequested("c1")], Actor(), datetime.now(UTC)).result()
         sequence += 1
         print(sequence, flush=True)
 """
-    with own.open() as log:
+
+
+@pytest.fixture
+def appender(farm: Postgresql) -> Callable[[], "subprocess.Popen[bytes]"]:
+    """Starts a process that appends to b1 all the time, and prints what was acknowledged."""
+    other = farm.directory / "other"
+    other.mkdir()
+    command = [sys.executable, "-c", APPENDER, farm.dsn, str(other)]
+    return lambda: subprocess.Popen(command, stdout=subprocess.PIPE)
+
+
+@pytest.mark.faults
+def test_what_was_acknowledged_before_a_member_was_killed_is_there(
+    farm: Postgresql, submission: Any, append: Append, appender: Any
+) -> None:
+    with farm.open() as log:
         append(log, "b1", 0, submission())
-        other = own.directory / "other"
-        other.mkdir()
-        command = [sys.executable, "-c", code, own.dsn, str(other)]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE)
-        assert process.stdout is not None
-        try:
+        for after in (1, 7, 30):
+            with appender() as process:
+                for _ in range(after):
+                    process.stdout.readline()
+                process.kill()
+                said = [int(line) for line in process.stdout.read().split(b"\n")[:-1]]
+            assert log.summary("b1").sequence >= max(said, default=0)
+            assert log.verify_all() == []
+
+
+@pytest.mark.faults
+def test_a_frozen_member_holds_nobody_up(
+    farm: Postgresql, submission: Any, append: Append, appender: Any
+) -> None:
+    with farm.open() as log:
+        append(log, "b1", 0, submission())
+        with appender() as process:
             for number in range(10):
                 process.stdout.readline()
-                os.kill(process.pid, signal.SIGSTOP)
+                process.send_signal(signal.SIGSTOP)
                 append(log, f"n{number}", 0, submission())
-                os.kill(process.pid, signal.SIGCONT)
-        finally:
+                process.send_signal(signal.SIGCONT)
             process.kill()
-            process.wait()
-            process.stdout.close()
         assert log.verify_all() == []
 
 
