@@ -22,7 +22,7 @@ from dcd.engine.groups import Axis, planned_group
 from dcd.engine.hosts import Hosts
 from dcd.engine.locked import known_repositories
 from dcd.engine.losses import NO_LOSSES, Losses
-from dcd.engine.manifests import Manifests, ManifestSource, Options, Permit, all_labels
+from dcd.engine.manifests import Manifests, ManifestSource, Options, Permit
 from dcd.engine.package_locks import PackageLocks, require_offline
 from dcd.engine.rebuilds import Rebuilds, rebuild_plan, require_captured
 from dcd.engine.records import Records
@@ -83,7 +83,7 @@ class Engine:
         self._scheduler = scheduler
         self._settings = settings
         self._home = _place(settings().state_dir)
-        self.manifests = Manifests(planner, stores, settings, History(builds.log))
+        self.manifests = Manifests(planner, stores, settings, History(builds.log), builds.host)
         self.records = Records(builds, stores)
         self.differences = ComparedBuilds(stores)
         self.bisections = Bisections(builds, stores, self.manifests)
@@ -299,7 +299,7 @@ class Engine:
                 parameters={**source.inherited, **source.parameters},
                 profiles=source.profiles or source.inherited_profiles,
                 time_origin=planned.time.origin if own_time else "",
-                requires=all_labels(planned, source),
+                requires=self.manifests.requires(planned, source),
             )
         command = Resume(rewind_to, pause_before, replacement)
         before, state = await self._transition(build, command, actor)

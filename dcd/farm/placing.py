@@ -1,12 +1,14 @@
 """Which members may make a build, and why a build waits. Pure.
 
 A member has a label when its administrator granted it and it has found it on its host: `labels` and
-`announced` of `Member`. A granted `tool:*` stands for every tool.
+`announced` of `Member`. A granted `tool:*` stands for every tool. Each member has the label of its name.
 """
 
 import hashlib
 from collections.abc import Collection, Sequence
 from typing import Protocol
+
+from dcd.platform.host_labels import of_host
 
 LONGEST_QUEUE = 128
 """Procrastinate: the size of `procrastinate_jobs.queue_name`."""
@@ -42,6 +44,8 @@ def lacking(member: Labelled, requires: Collection[str]) -> list[str]:
 
 
 def _has(member: Labelled, label: str) -> bool:
+    if label == of_host(member.host):
+        return True
     granted = any(
         label == each or (each.endswith(":*") and label.startswith(each[:-1]))
         for each in member.labels

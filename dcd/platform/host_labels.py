@@ -30,6 +30,11 @@ def of_secret(name: str) -> str:
     return f"secret:{quote(name, safe='/')}"
 
 
+def of_host(name: str) -> str:
+    """The label that only the member of a farm with this name has."""
+    return f"host:{name}"
+
+
 def plain(labels: Iterable[str]) -> str:
     """The plain labels, for people: `amd64+kvm`."""
     return "+".join(sorted(each for each in labels if ":" not in each)) or "none"

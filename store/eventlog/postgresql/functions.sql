@@ -144,7 +144,8 @@ BEGIN
 END $$;
 
 -- Makes the calling member the owner of a build: the next epoch, and its event BuildPlaced, which the caller has
--- hashed. Returns the position of the event. A label `tool:*` of a member stands for all that begin with `tool:`.
+-- hashed. Returns the position of the event. A label `tool:*` of a member stands for all that begin with `tool:`;
+-- each has `host:` with its name.
 CREATE OR REPLACE FUNCTION dcd_take(build_id text, expected bigint, placed json, build_row json) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = dcd, pg_temp AS $$
 DECLARE
@@ -168,7 +169,7 @@ BEGIN
     RAISE EXCEPTION '% takes no more builds', me.host USING ERRCODE = 'DC009';
   END IF;
   SELECT string_agg(r, ' ') INTO lacking FROM unnest(owner.requires) r WHERE NOT EXISTS (
-    SELECT FROM unnest(me.labels) l WHERE l = r OR (l LIKE '%:*' AND starts_with(r, left(l, -1))));
+    SELECT FROM unnest(me.labels) l WHERE l = r OR (l LIKE '%:*' AND starts_with(r, left(l, -1)))) AND r <> 'host:' || me.host;
   IF lacking IS NOT NULL THEN
     RAISE EXCEPTION '%', lacking USING ERRCODE = 'DC007';
   END IF;

@@ -129,6 +129,19 @@ def test_a_build_goes_where_its_labels_are(farm: Farm) -> None:
     assert farm.rows("SELECT host FROM placements WHERE build = %s", build) == [("b",)]
 
 
+def test_a_build_with_captured_files_stays_where_they_are(farm: Farm, tmp_path: Path) -> None:
+    script = tmp_path / "script"
+    script.write_text("#!/bin/sh\nexit 0\n")
+    given = '<kwargs><arg name="script">script</arg></kwargs>'
+    text = MANIFEST.format("", "").replace("<args>sleep </args>", given)
+    (tmp_path / "m.xml").write_text(text)
+    builds = [farm.members[host].submit(tmp_path / "m.xml", "--fresh") for host in ("a", "b", "a")]
+    for build in builds:
+        farm.until(lambda build=build: farm.state(build) == "completed")
+    where = [farm.rows("SELECT host FROM placements WHERE build = %s", build) for build in builds]
+    assert where == [[("a",)], [("b",)], [("a",)]]
+
+
 def test_people_see_why_a_build_waits_and_what_the_members_do(farm: Farm) -> None:
     placed = '<placement><require label="moon"/><require label="amd64"/></placement>'
     build = farm.submit(0.1, placed)

@@ -54,6 +54,12 @@ def test_people_read_why_a_build_waits(
     assert why_waits(requires, members, lost_seconds=120) == told
 
 
+def test_each_member_has_the_label_of_its_name() -> None:
+    assert lacking(A, ["amd64", "host:a"]) == []
+    assert lacking(C, ["host:a"]) == ["host:a"]
+    assert why_waits(["host:x"], [A, C], lost_seconds=120) == "no member has host:x"
+
+
 def test_equal_labels_have_one_queue_whose_name_the_queue_can_hold() -> None:
     assert queue_name(["kvm", "amd64"]) == queue_name(("amd64", "kvm")) == "amd64+kvm"
     long = [f"tool:a-tool-with-a-name-{number}" for number in range(30)]
