@@ -67,6 +67,8 @@ def _is_whole(lock: Json) -> bool:
                 ("packages", ("name", "version", "architecture", "sha256")),
             ):
                 texts += [each[name] for each in transfer[part] for name in names]
+            for each in transfer.get("repositories", ()):
+                texts += [each["uri"], each["suite"], each["signed_by"], *each["keyrings"]]
     except (AttributeError, KeyError, TypeError):
         return False
     return all(isinstance(each, str) for each in texts)
@@ -85,7 +87,9 @@ def lock_text(lock: Json) -> str:
         named = ("checkpoint", "architecture")
         lines += (f"   {dumped(name)}: {dumped(transfer[name])}," for name in named)
         parts = []
-        for name in ("asks", "files", "packages"):
+        for name in ("asks", "files", "repositories", "packages"):
+            if name not in transfer:  # a daemon of version 0.1.0 has made it
+                continue
             items = ",\n".join(f"    {dumped(item)}" for item in transfer[name])
             parts.append(
                 f"   {dumped(name)}: [\n{items}\n   ]" if items else f"   {dumped(name)}: []"
@@ -103,10 +107,12 @@ def write_lock(path: Path, lock: Json) -> None:
 
 def compared(old: Json, new: Json) -> dict[str, list[Json]]:
     """The changes from one lock to another: of `packages` (`added`, `removed`, `upgraded`, `downgraded`, or
-    `replaced` by another file of the same version), of `repositories`, and of what the manifest `asks`."""
+    `replaced` by another file of the same version), of `repositories`, of the `keyrings` that check them, and
+    of what the manifest `asks`."""
     return {
         "packages": [*_packages(old, new)],
         "repositories": [*_repositories(old, new)],
+        "keyrings": [*_keyrings(old, new)],
         "asks": [*_asks(old, new)],
     }
 
@@ -156,6 +162,22 @@ def _releases(lock: Json) -> dict[str, str]:
         for transfer in lock["transfers"]
         for file in transfer["files"]
         if file["path"] in ("InRelease", "Release")
+    }
+
+
+def _keyrings(old: Json, new: Json) -> Iterator[Json]:
+    before, after = _checked(old), _checked(new)
+    for name in sorted(before.keys() & after.keys()):
+        if before[name] != after[name]:
+            yield {"name": name, "from": before[name], "to": after[name]}
+
+
+def _checked(lock: Json) -> dict[str, list[str]]:
+    """What checks each repository: the digests of its keyrings, or its keys ([]: nothing, it is trusted)."""
+    return {
+        f"{each['uri']} {each['suite']}": [*each["keyrings"], *filter(None, [each["signed_by"]])]
+        for transfer in lock["transfers"]
+        for each in transfer.get("repositories", ())
     }
 
 

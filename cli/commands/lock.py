@@ -133,6 +133,9 @@ def _print_changes(changes: dict[str, list[Json]]) -> None:
     for each in changes["repositories"]:
         was, now = ((each[side] or "none")[:16] for side in ("from", "to"))
         print(printable(f"repository {each['name']}: {was} -> {now}"))
+    for each in changes["keyrings"]:
+        was, now = (", ".join(key[:16] for key in each[side]) or "none" for side in ("from", "to"))
+        print(printable(f"keyring of {each['name']}: {was} -> {now}"))
     print(_sum(each["change"] for each in changes["packages"]))
 
 

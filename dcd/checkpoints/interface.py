@@ -371,10 +371,15 @@ class Checkpoint(ABC):
         return None
 
     def changes_since(
-        self, doc: DataObjectCache, locked: LockedTransfer, states: Mapping[str, str]
+        self,
+        doc: DataObjectCache,
+        locked: LockedTransfer,
+        states: Mapping[str, str],
+        inputs: Mapping[str, str],
     ) -> Iterator[Diagnostic]:
-        """The repositories whose `states`, the present external state, differ from those in the lock, and
-        what that changes of its packages. May use the network; called in a planner."""
+        """The repositories whose `states`, the present external state, differ from those in the lock, what
+        that changes of its packages, and other keyrings; `inputs` are the digests of captured files by
+        path. May use the network; called in a planner."""
         yield from ()
 
     def variances(self, doc: DataObjectCache) -> Iterator[Variance]:

@@ -16,7 +16,7 @@ from dcd.engine.builds import Builds
 from dcd.engine.locked import known_repositories
 from dcd.engine.manifests import Manifests, ManifestSource
 from dcd.engine.stores import Stores
-from dcd.manifest.lock import Lock, LockedFile, LockedPackage, LockedTransfer
+from dcd.manifest.lock import Lock, LockedFile, LockedPackage, LockedRepository, LockedTransfer
 from dcd.manifest.withheld import WITHHELD
 from dcd.planner.tasks import WithSecrets
 from statemachine.build import BuildState, CheckpointRecord
@@ -190,6 +190,7 @@ def locked_transfer(
         architecture=architecture,
         asks=asks,
         files=tuple(_files(resolved)),
+        repositories=tuple(_repositories(resolved)),
         packages=tuple(_packages(resolved)),
     )
 
@@ -266,6 +267,19 @@ def _packages(resolved: Resolved) -> Iterator[LockedPackage]:
 def _files(resolved: Resolved) -> Iterator[LockedFile]:
     for each in sorted(resolved.files, key=lambda one: (one.repository, one.suite, one.path)):
         yield LockedFile(uri=each.repository, suite=each.suite, path=each.path, sha256=each.sha256)
+
+
+def _repositories(resolved: Resolved) -> Iterator[LockedRepository]:
+    """How the repositories were checked, where the list says it: with digests alone it has no keyrings."""
+    for each in sorted(resolved.repositories, key=lambda one: (one.uri, one.suite)):
+        if each.trusted or each.signed_by or each.keyrings:
+            yield LockedRepository(
+                uri=each.uri,
+                suite=each.suite,
+                trusted=each.trusted,
+                signed_by=each.signed_by,
+                keyrings=tuple(sorted({*each.keyrings})),
+            )
 
 
 def _identities(resolved: Resolved) -> set[tuple[str, str, str, str]]:

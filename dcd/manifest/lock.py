@@ -43,13 +43,26 @@ class LockedFile(_Part, frozen=True):
     sha256: Digest
 
 
+class LockedRepository(_Part, frozen=True):
+    """How apt checked a repository: `trusted` without a signature, with the key or the fingerprints
+    `signed_by`, or with the keyrings of these digests."""
+
+    uri: Address
+    suite: Word
+    trusted: bool = False
+    signed_by: Annotated[str, Meta(max_length=65_536)] = ""
+    keyrings: Annotated[tuple[Digest, ...], Meta(max_length=1_000)] = ()
+
+
 class LockedTransfer(_Part, frozen=True):
-    """What one checkpoint resolved. `asks` is what the manifest asked for, in a line each."""
+    """What one checkpoint resolved. `asks` is what the manifest asked for, in a line each. Locks of version
+    0.1.0 have no `repositories`."""
 
     checkpoint: Annotated[str, Meta(min_length=1, max_length=128)]
     architecture: Word
     asks: Annotated[tuple[Address, ...], Meta(max_length=20_000)] = ()
     files: Annotated[tuple[LockedFile, ...], Meta(max_length=2_000)] = ()
+    repositories: Annotated[tuple[LockedRepository, ...], Meta(max_length=1_000)] = ()
     packages: Annotated[tuple[LockedPackage, ...], Meta(max_length=50_000)] = ()
 
     @property
@@ -60,6 +73,11 @@ class LockedTransfer(_Part, frozen=True):
             for file in self.files
             if file.path in ("InRelease", "Release")
         }
+
+    @property
+    def checked(self) -> dict[str, LockedRepository]:
+        """How each repository was checked, by its name."""
+        return {f"{each.uri} {each.suite}": each for each in self.repositories}
 
 
 class Lock(_Part, frozen=True):

@@ -275,7 +275,8 @@ def _require_unchanged(
 ) -> None:
     """Raise ManifestError when repositories of a locked build have changed, unless it does without them."""
     if manifest.lock is not None and manifest.known is None:
-        refuse(changed_since(loaded.doc, made, manifest.lock, plan))
+        inputs = {each.path: each.sha256 for each in loaded.inputs}
+        refuse(changed_since(loaded.doc, made, manifest.lock, plan, inputs))
 
 
 def _transfers(manifest: Manifest, waiting: Waiting) -> str:

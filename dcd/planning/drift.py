@@ -96,9 +96,14 @@ def _differences(
 
 
 def changed_since(
-    doc: DataObjectCache, made: Sequence[Made], lock: Lock, plan: Plan
+    doc: DataObjectCache,
+    made: Sequence[Made],
+    lock: Lock,
+    plan: Plan,
+    inputs: Mapping[str, str],
 ) -> list[Diagnostic]:
-    """The repositories of a plan that have changed since the lock was made, and their packages."""
+    """The repositories of a plan that have changed since the lock was made, their keyrings and packages.
+    `inputs` are the digests of captured files by path."""
     planned = {each.name: each for each in plan.checkpoints}
     transfers = {each.checkpoint: each for each in lock.transfers}
     return bounded(
@@ -106,7 +111,7 @@ def changed_since(
         for spec, instance in made
         if instance is not None and spec.name in planned and spec.name in transfers
         for found in instance.changes_since(
-            doc, transfers[spec.name], recorded_external(planned[spec.name])
+            doc, transfers[spec.name], recorded_external(planned[spec.name]), inputs
         )
     )
 

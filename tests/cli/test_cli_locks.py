@@ -82,6 +82,18 @@ def test_a_file_that_is_missing_is_refused_with_the_remedy(tmp_path: Path) -> No
     assert "dcctl lock" in failed.value.resolution
 
 
+def test_another_keyring_is_a_change_of_a_lock(tmp_path: Path) -> None:
+    old, path = lock(package("a", "1")), tmp_path / "x.lock"
+    checked = {"uri": "http://example.org/", "suite": "test", "trusted": False, "signed_by": ""}
+    old["transfers"][0]["repositories"] = [{**checked, "keyrings": [DIGEST]}]
+    new = copy.deepcopy(old)
+    new["transfers"][0]["repositories"] = [{**checked, "keyrings": ["e" * 64]}]
+    write_lock(path, new)
+    assert compared(old, read_lock(path))["keyrings"] == [
+        {"name": "http://example.org/ test", "from": [DIGEST], "to": ["e" * 64]}
+    ]
+
+
 def test_the_changes_of_a_lock_are_named() -> None:
     old = lock(
         package("gone", "1"),
@@ -117,7 +129,12 @@ def test_the_changes_of_a_lock_are_named() -> None:
         ("added", "install new"),
         ("removed", "install gone"),
     }
-    assert compared(old, copy.deepcopy(old)) == {"packages": [], "repositories": [], "asks": []}
+    assert compared(old, copy.deepcopy(old)) == {
+        "packages": [],
+        "repositories": [],
+        "keyrings": [],
+        "asks": [],
+    }
 
 
 VERSIONS = (

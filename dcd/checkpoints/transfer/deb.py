@@ -53,6 +53,7 @@ from dcd.checkpoints.transfer.deb_local import Local, has_local, local_sources
 from dcd.checkpoints.transfer.deb_lock import (
     changes_since_lock,
     lockable_of,
+    other_keyrings,
     require_locked,
 )
 from dcd.checkpoints.transfer.deb_locked import (
@@ -255,9 +256,14 @@ class TransferDEB(Checkpoint):
         return lockable_of(software, _variant(software))
 
     def changes_since(
-        self, doc: DataObjectCache, locked: LockedTransfer, states: Mapping[str, str]
+        self,
+        doc: DataObjectCache,
+        locked: LockedTransfer,
+        states: Mapping[str, str],
+        inputs: Mapping[str, str],
     ) -> Iterator[Diagnostic]:
         software = software_of(doc, self, "DEB")
+        yield from other_keyrings(software, locked, inputs)
         yield from changes_since_lock(software, locked, states, distro(doc).http_proxy or "")
 
     def get_progress_estimate(self) -> float:

@@ -7,6 +7,7 @@ wherever they were downloaded. Packages beside the manifest are none of a lock's
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 from dcd.checkpoints.interface import Ask, Context, Lockable, Stage
 from dcd.checkpoints.transfer.deb_architecture import (
@@ -15,13 +16,15 @@ from dcd.checkpoints.transfer.deb_architecture import (
     host_architecture,
 )
 from dcd.checkpoints.transfer.deb_sources import sources_of
+from dcd.checkpoints.transfer.deb_store import trusted_keyrings
 from dcd.manifest.data_object import Origin
 from dcd.manifest.diagnostics import Diagnostic, error
-from dcd.manifest.lock import LockedPackage, LockedTransfer
+from dcd.manifest.lock import LockedPackage, LockedRepository, LockedTransfer
 from dcd.manifest.objects.software import Image, Pin, Repository, Software, SoftwareData
 from dcd.platform.apt import HostApt, Source, host_apt
 from dcd.platform.apt_offers import Offer, Wanted, is_newer, newest
 from dcd.platform.asking import ask_offers
+from dcd.platform.host_parts import file_digest
 from statemachine.errors import CheckpointError, Unprepared
 from store.resolved import Resolved
 
@@ -92,6 +95,54 @@ def changes_since_lock(
         inside = any(package.uri.startswith(f"{uri.rstrip('/')}/") for uri in archives)
         if offer and (text := _change(package, offer, inside)):
             yield error(_place_of(software, package.name), text, "", _REMEDY)
+
+
+def other_keyrings(
+    software: Software, locked: LockedTransfer, inputs: Mapping[str, str]
+) -> Iterator[Diagnostic]:
+    """The repositories that apt would check in another way than when the lock was made. `inputs` are the
+    digests of captured keyrings by path."""
+    for source in sources_of(software, host_apt().sources):
+        then = locked.checked.get(source.name)
+        if then is None:
+            continue
+        if source.trusted != then.trusted:
+            before, now = (
+                "trusted without a signature" if trusted else "checked by its signature"
+                for trusted in (then.trusted, source.trusted)
+            )
+            yield error(
+                _place(software, source),
+                f"the repository {source.name} was {before} when the lock was made, and is {now} now",
+                "",
+                _UPDATE,
+            )
+        elif not source.trusted and (why := _other_keys(source, then, inputs)):
+            yield error(
+                _place(software, source),
+                f"the keyring of the repository {source.name} has changed since the lock was made",
+                why,
+                _UPDATE,
+            )
+
+
+def _other_keys(source: Source, then: LockedRepository, inputs: Mapping[str, str]) -> str:
+    """The keys of a repository in the lock and now ("": they are the same)."""
+    before, now = [then.signed_by, *then.keyrings], _keys(source, inputs)
+    if sorted(filter(None, before)) == sorted(filter(None, now)):
+        return ""
+    was, present = (", ".join(filter(None, each)) or "none" for each in (before, now))
+    return f"Its keys were {was}, now {present}."
+
+
+def _keys(source: Source, inputs: Mapping[str, str]) -> list[str]:
+    """The key or the fingerprints that a repository is checked with, or the digests of its keyrings."""
+    if source.signed_by in inputs:
+        return [inputs[source.signed_by]]
+    if source.signed_by and not source.signed_by.startswith("/"):
+        return [source.signed_by]
+    files = [Path(source.signed_by)] if source.signed_by else trusted_keyrings(source)
+    return [*{file_digest(file) for file in files}]
 
 
 def require_locked(context: Context, resolved: Resolved, lists: Sequence[Resolved]) -> None:

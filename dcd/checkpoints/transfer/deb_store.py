@@ -208,7 +208,7 @@ def _repository(source: Source, store: Lent | None, place: Place) -> Repository:
     keyrings: list[str] = []
     if store is not None and not source.trusted:
         files = [Path(source.signed_by)] if by_path else []
-        keyrings = [store.keep(file) for file in files or _trusted(source)]
+        keyrings = [store.keep(file) for file in files or trusted_keyrings(source)]
     return Repository(
         source.uri,
         source.suite,
@@ -221,7 +221,7 @@ def _repository(source: Source, store: Lent | None, place: Place) -> Repository:
     )
 
 
-def _trusted(source: Source) -> list[Path]:
+def trusted_keyrings(source: Source) -> list[Path]:
     """The keyrings that this host's apt trusts for every repository, if the source names no key."""
     if source.signed_by:
         return []

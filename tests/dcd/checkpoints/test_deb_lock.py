@@ -6,11 +6,14 @@ import shutil
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 
 from dcd.checkpoints.transfer.deb import TransferDEB
+from dcd.checkpoints.transfer.deb_lock import other_keyrings
+from dcd.checkpoints.transfer.listed import software_of
 from dcd.engine.package_locks import locked_transfer
-from dcd.manifest.lock import LockedTransfer
+from dcd.manifest.lock import LockedRepository, LockedTransfer
 from statemachine.errors import CheckpointError
 from statemachine.plan import Locked
 from store.packages import Packages
@@ -43,9 +46,11 @@ def lock(bench: Any, stocked: Any, packages: Packages) -> LockedTransfer:
     return locked_transfer("t", (), "amd64", packages.resolved(name))
 
 
-def changes(bench: Any, locked: LockedTransfer, *elements: str) -> list[tuple[int, str, str]]:
+def changes(
+    bench: Any, locked: LockedTransfer, *elements: str, inputs: dict[str, str] | None = None
+) -> list[tuple[int, str, str]]:
     doc, checkpoint = bench.doc(*(elements or (SOFTWARE,))), TransferDEB("t")
-    found = checkpoint.changes_since(doc, locked, checkpoint.external_state(doc))
+    found = checkpoint.changes_since(doc, locked, checkpoint.external_state(doc), inputs or {})
     return [(each.line, each.message, each.why) for each in found]
 
 
@@ -148,3 +153,39 @@ def test_a_transfer_that_resolves_to_other_packages_than_its_lock_fails_and_name
         assert refused == (lists != (name,))
         if refused:
             assert "lib 1.1 amd64" in failed.value.details
+
+
+def test_another_keyring_is_drift_and_is_named(
+    bench: Any, stocked: Any, packages: Packages
+) -> None:
+    locked = lock(bench, stocked, packages)
+    name = f"{stocked.uri} test"
+    key = f'<repository suite="test" uri="{stocked.uri}" signed_by="keys/one.gpg"/>'
+    signed = msgspec.structs.replace(
+        locked,
+        repositories=(LockedRepository(uri=stocked.uri, suite="test", keyrings=("1" * 64,)),),
+    )
+    elements = software(install("app"), key)
+    doc = bench.doc(elements)
+
+    def found(inputs: dict[str, str], transfer: LockedTransfer = signed) -> list[str]:
+        wanted = software_of(doc, TransferDEB("t"), "DEB")
+        return [each.message for each in other_keyrings(wanted, transfer, inputs)]
+
+    assert found({"keys/one.gpg": "1" * 64}) == []
+    changed = f"the keyring of the repository {name} has changed since the lock was made"
+    assert found({"keys/one.gpg": "2" * 64}) == [changed]
+    trusted = LockedRepository(uri=stocked.uri, suite="test", trusted=True)
+    [message] = found(
+        {"keys/one.gpg": "1" * 64}, msgspec.structs.replace(locked, repositories=(trusted,))
+    )
+    assert "was trusted without a signature" in message
+
+
+def test_a_lock_has_how_each_repository_was_checked(
+    bench: Any, stocked: Any, packages: Packages
+) -> None:
+    [name] = transfer_with_store(bench, packages, SOFTWARE, capture="packages")
+    locked = locked_transfer("t", (), "amd64", packages.resolved(name))
+    assert [(each.uri, each.trusted) for each in locked.repositories] == [(stocked.uri, True)]
+    assert changes(bench, locked) == []
