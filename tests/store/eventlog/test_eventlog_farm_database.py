@@ -20,8 +20,9 @@ from store.eventlog import Conflict, LogDamaged, LogFull, SqliteLog
 from store.eventlog.postgresql import connection as connections
 from store.eventlog.postgresql.administration import import_log, init
 from store.eventlog.postgresql.log import PostgresqlLog
+from store.eventlog.postgresql.members import add
 from store.eventlog.postgresql.writer import PostgresqlWriter
-from tests.postgresql import Cluster
+from tests.postgresql import Cluster, program
 from tests.store.eventlog.conftest import Postgresql
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -120,6 +121,39 @@ def test_a_database_restored_from_an_older_backup_is_noticed(
     run(farm, "UPDATE dcd.head SET position = 1")
     with farm.open() as log:
         assert log.lost == 1
+
+
+def test_a_dump_of_the_database_is_restored_under_another_name(
+    farm: Postgresql, submission: Any, append: Append, tmp_path: Path
+) -> None:
+    with farm.open() as log:
+        append(log, "b1", 0, submission())
+        place, administrator = str(farm.cluster.place), ["-U", "postgres"]
+        dump = subprocess.run(
+            [program("pg_dump"), "-h", place, *administrator, farm.name],
+            stdout=subprocess.PIPE,
+            check=True,
+        ).stdout
+        append(log, "b1", 1, PauseRequested("c1"))
+    name = f"{farm.name}_restored"
+    run(farm, f"CREATE DATABASE {name} TEMPLATE template0")
+    restored = Postgresql(farm.cluster, name, tmp_path)
+    try:
+        subprocess.run(
+            [program("psql"), "-q", "-v", "ON_ERROR_STOP=1", "-h", place, *administrator, name],
+            input=dump,
+            stdout=subprocess.DEVNULL,
+            check=True,
+        )
+        init(restored.administrator)
+        add(restored.administrator, "here", ["amd64"])
+        with restored.open() as log:
+            assert log.lost == 1  # what this host had seen
+            assert log.verify_all() == []
+            append(log, "b1", 1, PauseRequested("c2"))
+            assert log.take("b1", "here") == 1
+    finally:
+        run(farm, f"DROP DATABASE {name} WITH (FORCE)")
 
 
 def test_a_read_only_database_refuses_appends(
@@ -339,6 +373,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from statemachine.events import Actor, PauseRequested
 from store.eventlog.postgresql.log import PostgresqlLog
+from store.eventlog.postgresql.members import add
 with PostgresqlLog(sys.argv[1], Path(sys.argv[2])) as log:
     sequence = log.summary("b1").sequence
     while True:
