@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
+from typing import Any
 
 import procrastinate
 import structlog
@@ -133,6 +134,7 @@ class Queue:
 
     async def run(self) -> None:
         """Work until cancelled."""
+        asyncio.get_running_loop().set_exception_handler(_forgive_jobs)
         app = application(self._dsn)
         app.task(name=TASK)(self._scheduler.drive)
         async with asyncio.TaskGroup() as tasks:
@@ -226,6 +228,14 @@ class Queue:
         )
         occurring = {tuple(row.requires) for row in rows}
         return Found(me, tuple(sorted(occurring)), missing)
+
+
+def _forgive_jobs(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """The handler of errors of tasks that nobody waits for: the end of a job that cannot be recorded, since
+    the database is away or another member has taken the job back, is none."""
+    task = context.get("future")
+    if not (isinstance(task, asyncio.Task) and task.get_name().startswith("process job")):
+        loop.default_exception_handler(context)
 
 
 def _situation(row: Row) -> Situation:

@@ -3,7 +3,9 @@
 PostgreSQL and the members are real, on one machine; the checkpoints wait instead of computing.
 """
 
+import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -28,11 +30,44 @@ MANIFEST = """<dc><distro name="x">{}<execution>
 <args>sleep {}</args></checkpoint></execution></distro></dc>"""
 
 
-class Farm:
-    """A database and two members, a and b."""
+def ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True)
 
-    def __init__(self, cluster: Cluster, directory: Path) -> None:
+
+class Network:
+    """A network between this host and a network namespace, of which the server is the only host."""
+
+    def __init__(self) -> None:
+        number = os.getpid() % 250
+        self.space, self.ours = f"dcdf-{os.getpid()}", f"dcdf{os.getpid()}"
+        self.server = f"198.19.{number}.2"
+        theirs = f"dcdg{os.getpid()}"
+        ip("netns", "add", self.space)
+        ip("link", "add", self.ours, "type", "veth", "peer", "name", theirs, "netns", self.space)
+        ip("address", "add", f"198.19.{number}.1/30", "dev", self.ours)
+        ip("-n", self.space, "address", "add", f"{self.server}/30", "dev", theirs)
+        ip("-n", self.space, "link", "set", theirs, "up")
+        self.join()
+
+    def join(self) -> None:
+        ip("link", "set", self.ours, "up")
+
+    def cut(self) -> None:
+        ip("link", "set", self.ours, "down")
+
+    def remove(self) -> None:
+        ip("netns", "delete", self.space)
+
+
+class Farm:
+    """A database and two members: a, on the same host, and b, over a network."""
+
+    def __init__(self, cluster: Cluster, network: Network, directory: Path) -> None:
         self.cluster = cluster
+        self.network = network
+        with (cluster.data / "pg_hba.conf").open("a") as rules:
+            rules.write("host all all 198.19.0.0/16 trust\n")
+        self.serve()
         self.dsn = cluster.dsn("farm")
         with psycopg.connect(cluster.dsn(), autocommit=True) as connection:
             connection.execute("CREATE DATABASE farm TEMPLATE template0")
@@ -47,14 +82,21 @@ class Farm:
             place = directory / host
             place.mkdir()
             member = self.members[host] = Daemon(place)
+            dsn = cluster.dsn("farm", f"dcd-{host}")
+            if host == "b":
+                dsn = dsn.replace(f"host={cluster.place}", f"host={network.server}")
             member.tables = (
-                f'[farm]\ndatabase = "{cluster.dsn("farm", f"dcd-{host}")}"\n'
+                f'[farm]\ndatabase = "{dsn}"\n'
                 f"labels = {['rack:' + host]}\nlost_seconds = {LOST_SECONDS}\n"
             )
             member.spawn()
         for member in self.members.values():
             member.wait_until_ready()
         self._manifests = directory
+
+    def serve(self) -> None:
+        """Start the server."""
+        self.cluster.start(f"listen_addresses={self.network.server}", namespace=self.network.space)
 
     def submit(self, seconds: float = 4.0, placed: str = "", through: str = "a") -> str:
         path = self._manifests / "m.xml"
@@ -93,12 +135,16 @@ class Farm:
             time.sleep(0.1)
 
 
+def tracebacks(member: Daemon) -> list[str]:
+    return [line[-800:] for line in member.log.read_text().splitlines() if "Traceback" in line]
+
+
 @pytest.fixture(scope="module")
 def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Farm]:
-    cluster = Cluster()
+    cluster, network = Cluster(), Network()
     made: list[Farm] = []
     try:
-        made.append(Farm(cluster.start(), tmp_path_factory.mktemp("farm")))
+        made.append(Farm(cluster, network, tmp_path_factory.mktemp("farm")))
         yield made[0]
     finally:
         for member in made[0].members.values() if made else ():
@@ -106,6 +152,7 @@ def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Farm]:
                 member.process.send_signal(signal.SIGCONT)  # type: ignore[union-attr]
                 member.kill()
         cluster.remove()
+        network.remove()
 
 
 def test_a_build_starts_at_once_and_every_member_takes_commands_for_it(farm: Farm) -> None:
@@ -176,7 +223,7 @@ def test_an_outage_of_the_database_loses_no_build_and_moves_none(farm: Farm) -> 
     farm.owner(build)
     farm.cluster.stop(signal.SIGQUIT)
     time.sleep(LOST_SECONDS + 1)
-    farm.cluster.start()
+    farm.serve()
     with connect(farm.cluster.dsn("farm", "dcd-a")) as connection:
         naive = connection.execute(
             "SELECT count(*) FROM members WHERE seen_at < now() - make_interval(secs => %s)",
@@ -203,7 +250,28 @@ def test_a_frozen_member_loses_its_build_and_cleans_up_when_it_wakes(farm: Farm)
     farm.until(lambda: frozen.leaks() == [])
     farm.until(lambda: farm.state(build) == "completed")
     assert farm.kinds(build).count("CheckpointCompleted") == 1
-    assert "Traceback" not in frozen.log.read_text()
+    assert tracebacks(frozen) == []
+
+
+def test_a_member_that_is_cut_off_loses_its_build_and_learns_of_it(farm: Farm) -> None:
+    farm.until(lambda: min(each.unbroken_seconds for each in members(farm.dsn)) > LOST_SECONDS)
+    a, b = farm.members["a"], farm.members["b"]
+    a.ctl("hosts", "drain", "a")
+    build = farm.submit(15)
+    assert farm.owner(build) == "b"
+    a.ctl("hosts", "resume", "a")
+    seen = len(b.log.read_text())
+    farm.network.cut()
+    try:
+        farm.until(lambda: farm.kinds(build).count("CheckpointStarted") == 2)
+    finally:
+        farm.network.join()
+    assert farm.causes(build) == ["host-lost"]
+    farm.until(lambda: "another member took the build" in b.log.read_text()[seen:])
+    farm.until(lambda: b.leaks() == [])
+    farm.until(lambda: farm.state(build) == "completed")
+    assert farm.kinds(build).count("CheckpointCompleted") == 1
+    assert tracebacks(b) == []
 
 
 def test_the_build_of_a_killed_member_is_continued_by_another(farm: Farm) -> None:
