@@ -38,7 +38,7 @@ class PackageLocks:
     builds: Builds
     stores: Stores
     manifests: Manifests
-    _contents: dict[str, str] = field(default_factory=dict)
+    _contents: dict[str, tuple[str, tuple[LockedRepository, ...]]] = field(default_factory=dict)
     """What lists of the package store have, by their digests: nothing changes it, and to read them takes
     long."""
 
@@ -122,13 +122,19 @@ class PackageLocks:
         """The lists in the package store that have the content of a lock, by checkpoint; with `whole` those
         of which the store has all files. `owner` is the user of the build (None: root)."""
         found: dict[str, str] = {}
-        wanted = {each.checkpoint: _content(_list(each)) for each in lock.transfers}
+        wanted = {
+            each.checkpoint: (_content(_list(each)), each.repositories) for each in lock.transfers
+        }
         for sha256 in sorted(self._candidates(owner)):
             if len(found) == len(wanted):
                 break
             try:
-                content = self._content_of(sha256)
-                equal = [name for name, expected in wanted.items() if expected == content]
+                content, checked = self._content_of(sha256)
+                equal = [
+                    name
+                    for name, (expected, keys) in wanted.items()
+                    if expected == content and keys in ((), checked)
+                ]
                 if equal and whole:
                     captured_files(self.stores.packages, [sha256])
                 elif equal:
@@ -138,9 +144,10 @@ class PackageLocks:
             found = {**dict.fromkeys(equal, sha256), **found}
         return found
 
-    def _content_of(self, sha256: str) -> str:
+    def _content_of(self, sha256: str) -> tuple[str, tuple[LockedRepository, ...]]:
         if sha256 not in self._contents:
-            self._contents[sha256] = _content(self.stores.packages.resolved(sha256))
+            resolved = self.stores.packages.resolved(sha256)
+            self._contents[sha256] = _content(resolved), tuple(_repositories(resolved))
         return self._contents[sha256]
 
     def _stored(self, lock: Lock, owner: int | None) -> Locked:
@@ -156,9 +163,9 @@ class PackageLocks:
         return Locked(tuple(found[each.checkpoint] for each in lock.transfers), exactly=True)
 
     def _candidates(self, owner: int | None) -> set[str]:
-        """The lists that the packages of the user `owner` (None: of root) may come from. A lock does not name
-        keyrings, nor whether repositories are trusted: these are in the list, and so it is of a transfer from
-        repositories here, or was brought by the same user or root."""
+        """The lists that the packages of the user `owner` (None: of root) may come from. A lock of version
+        0.1.0 does not name keyrings, nor whether repositories are trusted: these are in the list, and so it
+        is of a transfer from repositories here, or was brought by the same user or root."""
         trusted = {0, STARTER} if owner is None else {0, STARTER, owner}
         theirs = self.builds.log.locked_builds_of_others(trusted)
         layers = {
@@ -178,7 +185,7 @@ class PackageLocks:
         if not packages:
             for each in transfers:
                 names = ", ".join(sorted(each.releases))
-                yield f"missing: release files and indexes for {each.checkpoint}, of {names}"
+                yield f"missing: release files, indexes and keyrings for {each.checkpoint}, of {names}"
 
 
 def locked_transfer(

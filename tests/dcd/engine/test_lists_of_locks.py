@@ -75,6 +75,28 @@ def test_a_list_that_another_user_has_brought_is_not_used(packages: Packages) ->
         locks._stored(lock, 1000)
 
 
+def test_a_list_with_another_keyring_than_that_of_the_lock_is_not_used(packages: Packages) -> None:
+    own, other = (listed(packages, keyrings=(kept(packages, key),)) for key in (b"one", b"two"))
+    made = {"b1": kept(packages, encoded(other))}
+    log = SimpleNamespace(
+        locked_builds_of_others=lambda users: set(),
+        resolved_lists=lambda without=(): {*made.values()},
+    )
+    layers = SimpleNamespace(layers=list)
+    builds: Any = SimpleNamespace(log=log)
+    stores: Any = SimpleNamespace(packages=packages, layers=layers)
+    locks = PackageLocks(builds, stores, SimpleNamespace())  # type: ignore[arg-type]
+    transfer = locked_transfer("t", (), "amd64", own)
+    lock = Lock(
+        format="dcd-lock", version=1, name="n", parameters={}, profiles=(), transfers=(transfer,)
+    )
+    with pytest.raises(Unprepared, match="does not have all") as failure:
+        locks._stored(lock, None)
+    assert "keyrings" in failure.value.details
+    made["b2"] = kept(packages, encoded(own))
+    assert locks._stored(lock, None).lists == (made["b2"],)
+
+
 def test_a_lock_is_made_in_the_turn_of_its_user() -> None:
     """The daemon's own questions have no limit: with these, many requests would start as many planners."""
     asked: list[Actor] = []
