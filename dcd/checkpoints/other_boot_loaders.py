@@ -10,10 +10,11 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from dcd.checkpoints.boot.unified import is_wanted
 from dcd.checkpoints.interface import Checkpoint, Context, Report
 from dcd.checkpoints.secure_boot import unified_of, way_of
 from dcd.manifest.diagnostics import Diagnostic, warning
-from dcd.manifest.doc import DataObjectCache, checkpoints_of
+from dcd.manifest.doc import DataObjectCache
 from dcd.manifest.objects.software import Software, SoftwareData
 from dcd.platform.inside import resolve
 
@@ -49,7 +50,7 @@ def check_packages(
         if data.action == "install"
         for item, listed in enumerate(data.names)
     ]
-    unified = any(each.checkpoint_class == "UnifiedKernelImage" for each in checkpoints_of(doc))
+    unified = is_wanted(doc)
     for place, name in installed:
         found = f"{name} is in the image, but {result} of {checkpoint.name}"
         if _SIGNED.fullmatch(name) and way_of(doc) is None:

@@ -201,10 +201,15 @@ def grub_word(text: str) -> str:
 
 def grub_arguments(words: Sequence[str]) -> str:
     """The arguments of a kernel. Raises CheckpointError when they are too long for it."""
-    if len(" ".join(words).encode()) > LONGEST_KERNEL_ARGUMENTS:
+    check_length(" ".join(words))
+    return " ".join(grub_word(word) for word in words)
+
+
+def check_length(arguments: str) -> None:
+    """Raise CheckpointError when the arguments of a kernel are too long for it."""
+    if len(arguments.encode()) > LONGEST_KERNEL_ARGUMENTS:
         raise CheckpointError(
             "an entry of the boot menu has too many arguments for the kernel",
             f"together they have at most {LONGEST_KERNEL_ARGUMENTS} bytes; the kernel cuts off the rest",
             "leave out some of kernel_args, or of the boot_entry's",
         )
-    return " ".join(grub_word(word) for word in words)

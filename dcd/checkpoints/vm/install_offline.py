@@ -21,6 +21,7 @@ from typing import Annotated
 
 from dcd.checkpoints import architecture, other_boot_loaders, products, secure_boot
 from dcd.checkpoints.architecture import AUTO, check_hardware, hardware, serial_line
+from dcd.checkpoints.boot import unified
 from dcd.checkpoints.boot.menu import Entry, grub_cfg, menu_of
 from dcd.checkpoints.image.identity import NO_HOST_KEYS, remove_identity, without_host_keys
 from dcd.checkpoints.interface import (
@@ -79,6 +80,7 @@ class InstallOffline(Checkpoint):
     TOOLS = (
         *(*boot_loader.TOOLS, *ALL_VOLUME_TOOLS, *MOUNT_TOOLS, *SUBVOLUME_TOOLS),
         *dict.fromkeys((*luks.TOOLS, *verity.TOOLS, *secure_boot.TOOLS, *verity.SIGNING_TOOLS)),
+        *unified.OBJCOPY,
     )
 
     kernel_args: Annotated[str, KERNEL_ARGUMENTS] = "quiet"
@@ -108,6 +110,7 @@ class InstallOffline(Checkpoint):
             *(luks.TOOLS if encrypted else ()),
             *(verity.TOOLS if any(one.verity for one in layout.containers) else ()),
             *(verity.SIGNING_TOOLS if verity.keys_of(doc) else ()),
+            *(unified.OBJCOPY if unified.is_wanted(doc) else ()),
         )
         passphrases = [one for each in luks.passphrases_of(doc).values() for one in each]
         return Needs(
@@ -169,14 +172,21 @@ class InstallOffline(Checkpoint):
         newest_ns = min(found.newest_ns, epoch * 1_000_000_000)
         _keep_times(context.pkg_image, newest_ns)
         trees = _trees(context, layout)
-        if "uefi" in kinds:
-            _add_programs(context, layout, trees, newest_ns, epoch)
 
-        def write_menu(root_hash: str) -> None:
-            self._write_menu(context, layout, version, root_hash)
+        def add_programs() -> None:
+            if "uefi" in kinds:
+                _add_programs(context, layout, trees, newest_ns, epoch)
+
+        def finish_boot(root_hash: str) -> None:
+            arguments = self._root_hash_arguments(context, layout, root_hash)
+            self._write_menu(context, layout, version, arguments)
+            unified.add_root_hash(context, arguments)
+            add_programs()
             _keep_times(resolve(context.pkg_image, "boot"), newest_ns)
 
-        fill_disk(context, disk, layout, epoch, trees, write_menu)
+        if not boot_loader.place_of(layout, "/").partition.verified:
+            add_programs()
+        fill_disk(context, disk, layout, epoch, trees, finish_boot)
         if "bios" in kinds:
             boot_loader.install_for_bios(context, disk, layout)
         used = disk.stat().st_blocks * 512 // MIB
@@ -205,17 +215,17 @@ class InstallOffline(Checkpoint):
             self._write_menu(context, layout, version)
 
     def _write_menu(
-        self, context: Context, layout: DiskLayout, version: str, root_hash: str = ""
+        self, context: Context, layout: DiskLayout, version: str, root_hash_arguments: str = ""
     ) -> None:
-        """Write the menu into /boot, and its settings. Those of a verified root, which has a `root_hash`,
-        stay the same: nothing can change a file there."""
+        """Write the menu into /boot, and its settings. Those of a verified root, which has
+        `root_hash_arguments`, stay the same: nothing can change a file there."""
         root = boot_loader.place_of(layout, "/").partition
         boot = boot_loader.place_of(layout, "/boot")
         console = serial_line(context.doc, self.serial_console, ",115200")
         serial, consoles = installed.consoles(console)
         before = root_arguments(root)
-        if root_hash:
-            before += f" {self._root_hash_arguments(context, layout, root_hash)}"
+        if root_hash_arguments:
+            before += f" {root_hash_arguments}"
         menu = menu_of(context, f"{before} {self.kernel_args}", consoles)
         text = grub_cfg(
             menu,
@@ -226,7 +236,7 @@ class InstallOffline(Checkpoint):
             others=_other_kernels(context, version),
         )
         write(context.pkg_image, "boot/grub/grub.cfg", text)
-        if root_hash:
+        if root_hash_arguments:
             return
         count = len(before.split())
         without = tuple(Entry(one.title, one.arguments[count:]) for one in menu.entries)

@@ -82,3 +82,11 @@ def signers(path: Path) -> str:
     """What sbverify lists of a program."""
     command = ["sbverify", "--list", path]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def section(program: Path, name: str) -> bytes:
+    """A section, as objcopy reads it."""
+    target, rest = program.with_name("section"), program.with_name("rest")
+    command = ["objcopy", "--dump-section", f"{name}={target}", program, rest]
+    subprocess.run(command, check=True)
+    return target.read_bytes()

@@ -233,6 +233,13 @@ def test_a_live_file_system_of_more_than_4_gib_is_whole_on_the_medium(
         str(end),
     )
     assert end.read_bytes() == bytes(2044) + b"last"
+    listed = subprocess.run(
+        ["bsdtar", "-tvf", iso, "live/filesystem.squashfs"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert listed.stdout.split()[4] == str(squashfs.stat().st_size)
     if shutil.which("grub-fstest") is not None:
         grub = ["grub-fstest", iso, "cat"]
         kernel = subprocess.run([*grub, "(loop0)/live/vmlinuz"], capture_output=True, check=True)

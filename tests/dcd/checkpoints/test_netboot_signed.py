@@ -1,5 +1,6 @@
 """Netboot kits with Secure Boot: their programs are signed, and lead GRUB to the menu."""
 
+import shutil
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,10 @@ from typing import Any
 import pytest
 
 from dcd.checkpoints.media.netboot import NetbootKit
+from dcd.checkpoints.media.verify_boot import VerifyBoot
+from dcd.checkpoints.recorded import record_medium
 from dcd.manifest.diagnostics import refuse
+from dcd.platform.hypervisor import GuestTrouble
 from statemachine.errors import CheckpointError
 from tests.dcd.checkpoints import efi
 from tests.dcd.checkpoints.test_secure_boot import (
@@ -71,3 +75,20 @@ def test_a_netboot_kit_is_signed_with_the_users_key(ready: Any, key: str, tmp_pa
         (tmp_path / name).write_bytes(files[name])
         assert verified(tmp_path / name), name
     assert "mmx64.efi" not in files
+
+
+@pytest.mark.slow
+def test_firmware_and_grub_follow_the_kit_to_its_kernel(ready: Any, key: str) -> None:
+    """GRUB stands for shim, which the host need not have: without shim, it accepts no kernel."""
+    image, grub = ready.image, Path("/usr/lib/grub/x86_64-efi/monolithic/grubnetx64.efi")
+    shutil.copy(grub, image / "usr/lib/shim/shimx64.efi")
+    shutil.copy(grub, image / "usr/lib/grub/x86_64-efi/monolithic")
+    manifest, inputs = keys_manifest(key), {"db.crt": efi.keys()[1]}
+    make_kit(ready, manifest, inputs)
+    doc = ready.doc(manifest)
+    record_medium(ready.context(doc), "netboot", ready.root / "media/test-netboot.tar")
+    verify = VerifyBoot(
+        "verify", media="network", firmware=("uefi",), accelerator="tcg", timeout_seconds=90.0
+    )
+    with pytest.raises(GuestTrouble, match="uefi: GRUB refused the kernel"):
+        verify.execute(ready.context(doc, inputs=inputs))

@@ -58,29 +58,21 @@ def make(
     return secure_boot.unified_of(context) or Path(), doc
 
 
-def section(program: Path, name: str) -> bytes:
-    """A section, as objcopy reads it."""
-    target, rest = program.with_name("section"), program.with_name("rest")
-    command = ["objcopy", "--dump-section", f"{name}={target}", program, rest]
-    subprocess.run(command, check=True)
-    return target.read_bytes()
-
-
 def test_the_program_holds_kernel_initramfs_arguments_and_release(ready: Any) -> None:
     program, _ = make(ready)
-    assert section(program, ".linux") == (ready.root / "boot_archive/vmlinuz").read_bytes()
-    assert section(program, ".initrd") == (ready.root / "boot_archive/initrd.img").read_bytes()
-    assert section(program, ".osrel") == (ready.image / "etc/os-release").read_bytes()
-    assert section(program, ".uname").decode() == efi.KERNEL_VERSION
+    assert efi.section(program, ".linux") == (ready.root / "boot_archive/vmlinuz").read_bytes()
+    assert efi.section(program, ".initrd") == (ready.root / "boot_archive/initrd.img").read_bytes()
+    assert efi.section(program, ".osrel") == (ready.image / "etc/os-release").read_bytes()
+    assert efi.section(program, ".uname").decode() == efi.KERNEL_VERSION
     assert [artifact.name for artifact in ready.artifacts] == ["test.efi"]
 
 
 def test_it_starts_like_the_default_entry_of_the_menu(ready: Any) -> None:
     program, _ = make(ready)
-    line = section(program, ".cmdline").decode()
+    line = efi.section(program, ".cmdline").decode()
     assert line == 'boot=live components quiet console=ttyS0 "a=b c"'
     program, _ = make(ready, kernel_args="boot=live debug")
-    assert section(program, ".cmdline").startswith(b"boot=live debug console=ttyS0")
+    assert efi.section(program, ".cmdline").startswith(b"boot=live debug console=ttyS0")
 
 
 def test_the_sections_are_behind_the_stub_and_do_not_overlap(ready: Any) -> None:
@@ -142,7 +134,7 @@ def test_the_arguments_name_the_root_of_the_disk(ready: Any) -> None:
     UnifiedKernelImage("uki").execute(context)
     program = secure_boot.unified_of(context)
     assert program is not None
-    assert section(program, ".cmdline").startswith(b"root=UUID=6a3c9f0e ro quiet console=ttyS0")
+    assert efi.section(program, ".cmdline").startswith(b"root=UUID=6a3c9f0e ro quiet console=ttyS0")
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,15 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from dcd.checkpoints.vm.disk import ContainerPartition, DiskLayout
+from dcd.checkpoints.boot.unified import UnifiedKernelImage
+from dcd.checkpoints.vm.create_disk import CreateDisk
+from dcd.checkpoints.vm.disk import ContainerPartition, DiskLayout, recorded_disk
 from dcd.checkpoints.vm.install_offline import InstallOffline
+from dcd.checkpoints.vm.layout_checks import ESP
+from dcd.manifest.doc import DataObjectDict
 from statemachine.errors import CheckpointError
 from store.host.tools import missing
+from tests.dcd.checkpoints import efi
 from tests.dcd.checkpoints.test_netboot import kernel
 from tests.dcd.checkpoints.test_vm_install_offline import (
     VERSION,
@@ -233,6 +238,28 @@ def test_a_verified_root_has_its_root_hash_in_the_menu(ready: Any, tmp_path: Pat
     assert not (ready.image / "etc/repart.d").exists()
     # /boot of the disk has the same menu as the image.
     assert root_hash in output("grub-fstest", disk, "cat", "(loop0,gpt3)/grub/grub.cfg")
+
+
+def test_a_unified_kernel_image_has_the_root_hash_in_it(ready: Any, tmp_path: Path) -> None:
+    efi.program(ready.image / "usr/lib/systemd/boot/efi/linuxx64.efi.stub")
+    efi.program(ready.root / "boot_archive/vmlinuz")
+    doc = ready.doc(verified())
+    doc.persistent.insert_children(DataObjectDict("boot_archive", {"kernel_version": VERSION}))
+    CreateDisk("disk").execute(ready.context(doc))
+    UnifiedKernelImage("unified").execute(ready.context(doc))
+    assert not ready.artifacts, "without the root hash it does not start"
+    InstallOffline("install").execute(ready.context(doc))
+    disk, layout = recorded_disk(ready.context(doc))
+    assert [each.name for each in ready.artifacts] == ["test.efi"]
+    program = ready.root / "media/test.efi"
+    assert efi.section(program, ".initrd") == b"initramfs"
+    arguments = efi.section(program, ".cmdline").decode().split()
+    assert arguments[:2] == ["root=/dev/mapper/root", "ro"]
+    menu = (ready.image / "boot/grub/grub.cfg").read_text()
+    of_menu = re.findall(r"(?:roothash|systemd\.verity_root_\w+)=\S+", menu)
+    assert arguments[-4:] == of_menu[:4]
+    (esp,) = (one for one in layout.partitions if one.type == ESP)
+    assert efi.files_of_esp(disk, esp.start)["EFI/BOOT/BOOTX64.EFI"] == program.read_bytes()
 
 
 def test_a_root_hash_is_signed_with_a_key_and_openssl_agrees(
