@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from pathlib import Path
+from threading import current_thread, main_thread
 from typing import Any
 from xml.sax.saxutils import escape
 
@@ -149,9 +150,14 @@ def forked_or_started(command: list[str], **output: Any) -> "Forked | subprocess
     by another program."""
     if command[:3] != [sys.executable, "-m", "dcd.main"] or settings_of_python() != _python:
         return subprocess.Popen(command, **output)
+    return zygote_here().launch(command, **output)
+
+
+def zygote_here() -> Zygote:
+    """The process that forks daemons in the present mount namespace."""
     if not _zygotes or _zygotes[-1].mounts != mount_namespace():
         _zygotes.append(Zygote())
-    return _zygotes[-1].launch(command, **output)
+    return _zygotes[-1]
 
 
 def pytest_sessionfinish() -> None:
@@ -257,8 +263,11 @@ class Daemon:
 
     def run(self, *arguments: str | Path) -> "subprocess.CompletedProcess[str]":
         """Run dcctl and return what came of it."""
-        command = [sys.executable, "-m", "cli.main", *map(str, arguments)]
-        environment = {**os.environ, "DCD_SOCKET": str(self.socket)}
+        given, place = list(map(str, arguments)), str(self.socket)
+        if settings_of_python() == _python and current_thread() is main_thread():
+            return zygote_here().run_dcctl(given, 120, DCD_SOCKET=place)
+        command = [sys.executable, "-m", "cli.main", *given]
+        environment = {**os.environ, "DCD_SOCKET": place}
         return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
 
     def json(self, *arguments: str | Path, status: int | None = 0) -> Any:

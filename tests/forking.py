@@ -6,8 +6,10 @@ import select
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 import pytest
@@ -90,15 +92,45 @@ class Zygote:
     def launch(self, command: list[str], *, stdout: Any, stderr: Any) -> Forked:
         """In the place of subprocess.Popen, for `python -m dcd.main ...`."""
         arguments = command[command.index("dcd.main") + 1 :]
-        request = {
-            "arguments": arguments,
-            "log": stdout.name,
-            "environment": dict(os.environ),
-            "directory": str(Path.cwd()),
-            "fault": self._armed(arguments),
-            "defect": self.defect,
-        }
+        fault, defect = self._armed(arguments), self.defect
         self.fault = self.defect = None
+        return self._fork("dcd", arguments, stdout, stderr, fault=fault, defect=defect)
+
+    def run_dcctl(
+        self, arguments: list[str], timeout: float, **variables: str
+    ) -> "subprocess.CompletedProcess[str]":
+        """In the place of subprocess.run, for `python -m cli.main ...` with more variables, whose output is
+        captured."""
+        with NamedTemporaryFile() as output, NamedTemporaryFile() as errors:
+            forked = self._fork("dcctl", arguments, output, errors, variables)
+            try:
+                status = forked.wait(timeout)
+            except subprocess.TimeoutExpired:
+                forked.kill()
+                raise
+            texts = (file.read().decode() for file in (output, errors))
+            return subprocess.CompletedProcess(arguments, status, *texts)
+
+    def _fork(
+        self,
+        program: str,
+        arguments: list[str],
+        output: Any,
+        errors: Any,
+        variables: Mapping[str, str] | None = None,
+        **how: Any,
+    ) -> Forked:
+        request = {
+            "program": program,
+            "arguments": arguments,
+            "output": output.name,
+            "errors": errors.name,
+            "environment": {**os.environ, **(variables or {})},
+            "directory": str(Path.cwd()),
+            "fault": None,
+            "defect": None,
+            **how,
+        }
         assert self._process.stdin
         self._process.stdin.write(json.dumps(request).encode() + b"\n")
         while not self._forked:

@@ -1,13 +1,13 @@
-"""A process that has loaded the daemon's code and forks a daemon for each line on its standard input.
+"""A process that has loaded dcd and dcctl and forks one of them for each line on its standard input.
 
 Loading the code is most of a start, and the tests start hundreds of daemons. A line is a JSON object:
-`arguments` of `dcd`, `log` (a file for its output), `environment`, `directory` (to work in), `fault`
-(arguments of inject_arm, or null) and `defect` (a name in `faults/defects.py`, or null). Answers are JSON
-lines: {"forked": PID}, and {"ended": PID, "status"}. When its standard input ends, so do its daemons. It
-has one thread, since only that one would be in a fork.
+`program` (`dcd` or `dcctl`) and its `arguments`, `output` and `errors` (files that take what it prints),
+`environment`, `directory` (to work in), `fault` (arguments of inject_arm, or null) and `defect` (a name in
+`faults/defects.py`, or null). Answers are JSON lines: {"forked": PID}, and {"ended": PID, "status"}. When its
+standard input ends, so do its daemons. It has one thread, since only that one would be in a fork.
 
 The daemon's launcher is forked too, so it suffers the same faults and defects. Without these, so are the
-processes that fork planners and workers: they load the same code.
+processes that fork planners and workers, and those that try back ends for layers: they load the same code.
 """
 
 import contextlib
@@ -22,6 +22,7 @@ import subprocess
 import sys
 import time
 import traceback
+from functools import partial
 from pathlib import Path
 
 from dcd.worker.request import MARKER
@@ -36,6 +37,7 @@ def main() -> None:
     faults = os.environ.pop("LD_PRELOAD", None)  # what the daemon starts is not to suffer
     import alembic.command  # noqa: F401 - a new event log needs it
 
+    import cli.main
     import dcd.launcher.__main__
     import dcd.launcher.client
     import dcd.main
@@ -45,8 +47,11 @@ def main() -> None:
     if not faults:
         _fork_all()
 
+    cli.main.build_parser()
+    programs = {"dcd": dcd.main.main, "dcctl": cli.main.main}
+
     running: dict[int, int] = {}
-    """The daemons, by their pidfds."""
+    """What was forked, by pidfds."""
     poll = select.poll()
     poll.register(0, select.POLLIN)
     asked = b""
@@ -68,23 +73,28 @@ def main() -> None:
             for line in lines:
                 pid = os.fork()
                 if pid == 0:
-                    _become_daemon(dcd.main.main, tuple(running), **json.loads(line))
+                    _become(programs, tuple(running), **json.loads(line))
                 descriptor = os.pidfd_open(pid)
                 running[descriptor] = pid
                 poll.register(descriptor, select.POLLIN)
                 _say({"forked": pid})
 
 
-def _become_daemon(run, others, arguments, log, environment, directory, fault, defect):
+def _become(
+    programs, others, program, arguments, output, errors, environment, directory, fault, defect
+):
     for descriptor in others:
         os.close(descriptor)
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    os.dup2(nothing, 0)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    os.close(nothing)
-    os.close(output)
+    for standard, (path, flags) in enumerate(
+        (
+            (os.devnull, os.O_RDONLY),
+            (output, os.O_WRONLY | os.O_APPEND | os.O_CREAT),
+            (errors, os.O_WRONLY | os.O_APPEND | os.O_CREAT),
+        )
+    ):
+        opened = os.open(path, flags)
+        os.dup2(opened, standard)
+        os.close(opened)
     _set_environment(environment)
     os.chdir(directory)
     if defect:
@@ -95,10 +105,10 @@ def _become_daemon(run, others, arguments, log, environment, directory, fault, d
         trace = os.open(fault["trace"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         _traces.add(trace)
         arm(*texts, ctypes.c_long(fault["at"]), fault["error"], trace)
-    sys.argv = ["dcd", *arguments]
+    sys.argv = [program, *arguments]
     status = 1
     try:
-        status = run()
+        status = programs[program]()
     except SystemExit as ended:
         status = ended.code
     except BaseException:  # noqa: BLE001 - nobody else would print it
@@ -147,6 +157,7 @@ def _fork_all():
     import dcd.planner.forker
     import dcd.worker.zygote
     from dcd.construction.preload import preload
+    from store.layers import choose
 
     preload()
 
@@ -170,6 +181,33 @@ def _fork_all():
 
     dcd.launcher.zygote.Zygote._started = fork_workers
     dcd.launcher.planners.Chain = fork_planners
+    choose._try = partial(_try_in_fork, choose._try)
+
+
+def _try_in_fork(as_program, name, directory):
+    """A trial of a back end for layers; where it fails, again, as a program that says why."""
+    from store.layers.choose import _BACK_ENDS, _store, _trial
+
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            if _BACK_ENDS[name]().mounts:
+                _leave_mounts()
+            _trial(_store(name, directory))
+            status = 0
+        finally:
+            os._exit(status)
+    if os.waitpid(pid, 0)[1]:
+        as_program(name, directory)
+
+
+def _leave_mounts(more=0):
+    """Enter a new mount namespace, as unshare(1) with --propagation=slave; and others."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    new_mounts, recursive_slave = 0x00020000, 0x4000 | 0x80000
+    assert libc.unshare(new_mounts | more) == 0, os.strerror(ctypes.get_errno())
+    assert libc.mount(b"none", b"/", None, recursive_slave, None) == 0
 
 
 def _forked(work, control, environment):
@@ -197,13 +235,11 @@ def _forked(work, control, environment):
 
 def _enter_namespaces():
     """As unshare(1) with --fork and --kill-child, by whose name tests find it. Returns in the child."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    new_namespaces, recursive_slave, set_name = 0x20000000 | 0x0C020000, 0x4000 | 0x80000, 15
-    assert libc.unshare(new_namespaces) == 0, os.strerror(ctypes.get_errno())
-    assert libc.mount(b"none", b"/", None, recursive_slave, None) == 0
+    new_uts, new_ipc, new_pids, set_name = 0x04000000, 0x08000000, 0x20000000, 15
+    _leave_mounts(new_uts | new_ipc | new_pids)
     pid = os.fork()
     if pid:
-        libc.prctl(set_name, b"unshare")
+        ctypes.CDLL(None).prctl(set_name, b"unshare")
         os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) & 0xFF)
     end_with_parent(signal.SIGKILL)
 
