@@ -15,7 +15,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # What the tests use beside the tools of images: fault injection, other file systems, iSCSI, network
 # name spaces, dcd's own Debian package. With CI set, a test that misses one of them fails.
 test_packages := acl attr bmap-tools btrfs-progs chromium cryptsetup-bin curl debhelper dnsmasq-base docker-registry dosfstools dpkg-dev erofs-utils faketime fish fuse3 gcc genisoimage gnupg groff-base iproute2 \
-	libarchive-tools libc6-dev libseccomp2 libxml2-dev libxslt1-dev lintian lvm2 lxc openssh-server postgresql procps python3-dev python3-venv qemu-block-extra qemu-efi-aarch64 qemu-system-arm \
+	libarchive-tools libc6-dev libseccomp2 libvhdi-utils libxml2-dev libxslt1-dev lintian lvm2 lxc openssh-server postgresql procps python3-dev python3-venv qemu-block-extra qemu-efi-aarch64 qemu-system-arm \
 	qemu-system-common sbsigntool rsync skopeo strace systemd tgt tzdata umoci xfsprogs zfs-fuse zsh
 
 .PHONY: image test check bench soak deb p5m clean tools

@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import json
 import os
+import re
 import struct
 import subprocess
 import tarfile
@@ -269,7 +270,8 @@ def test_a_fixed_vhd_is_what_azure_demands(bench: Any) -> None:
     form = MACHINE.format('<vm_format type="vhd" subformat="fixed"/>')
     context, disk = with_disk(bench, 80 * MIB, form)
     Convert("convert").execute(context)
-    content = recorded_media(context)["vhd-fixed"].read_bytes()
+    image = recorded_media(context)["vhd-fixed"]
+    content = image.read_bytes()
     footer = content[-512:]
     assert len(content) - 512 == 80 * MIB
     assert content[:-512] == disk.read_bytes()
@@ -278,6 +280,11 @@ def test_a_fixed_vhd_is_what_azure_demands(bench: Any) -> None:
     assert struct.unpack(">QQ", footer[40:56]) == (80 * MIB, 80 * MIB)
     total = sum(footer[:64] + footer[68:])
     assert struct.unpack(">I", footer[64:68]) == (~total & 0xFFFFFFFF,)
+    read = json.loads(run("qemu-img", "info", "-f", "vpc", "--output", "json", image))
+    assert read["virtual-size"] == 80 * MIB
+    told = run("vhdiinfo", image)
+    assert re.search(r"Disk type\s*: Fixed", told)
+    assert re.search(rf"Media size\s*: .*{80 * MIB} bytes", told)
 
 
 @pytest.mark.parametrize(
