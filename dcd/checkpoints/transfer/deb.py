@@ -45,7 +45,7 @@ from dcd.checkpoints.transfer.deb_base import (
     drop_lists,
     keep_lists,
     kept_lists,
-    require_same_packages,
+    same_packages,
 )
 from dcd.checkpoints.transfer.deb_fetch import fetch
 from dcd.checkpoints.transfer.deb_install import bootstrap, change, extend, installed
@@ -323,9 +323,8 @@ class TransferDEB(Checkpoint):
             if context.stage is Stage.BASE:
                 keep_lists(context.root, place.root)
             with_pins = replace(settings, pins=pins)
-            _install(context, place, software, every, architecture, apt, with_pins, progress)
-            if chosen.whole is not None:
-                require_same_packages(place, chosen.whole)
+            with same_packages(place, apt, chosen):
+                _install(context, place, software, every, architecture, apt, with_pins, progress)
             require_no_links(context.pkg_image, _HOST_TOOLS_USE)
             forget(place.root)
             if context.stage is Stage.BASE:

@@ -9,8 +9,9 @@ make apt choose another alternative of a dependency.
 """
 
 import shutil
-from collections.abc import Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -31,6 +32,7 @@ from dcd.platform.apt_root import (
     with_nothing_installed,
 )
 from dcd.platform.inside import resolve
+from statemachine.errors import CheckpointError
 
 KEPT = "lists"
 """The directory of the lists in the workspace, beside the areas."""
@@ -114,9 +116,19 @@ def choose_rest(place: Place, variant: Sequence[str], listed: Sequence[str]) -> 
     return Chosen(listed, rest, rest, whole)
 
 
-def require_same_packages(place: Place, whole: Wanted) -> None:
-    """Raise `UnsuitedBase` unless the packages in the root are exactly those of `whole`."""
-    _require_none(_installed(place) ^ whole.keys())
+@contextmanager
+def same_packages(place: Place, apt: Environment, chosen: Chosen) -> Iterator[None]:
+    """Raise `UnsuitedBase` unless the packages in the root are exactly `chosen.whole` after the body, which
+    installs the rest. On the base apt may choose another alternative, which was not downloaded."""
+    if chosen.whole is None:
+        yield
+        return
+    try:
+        yield
+    except CheckpointError:
+        _require_none({file.name for file in wanted_files(apt, chosen.names)})
+        raise
+    _require_none(_installed(place) ^ chosen.whole.keys())
 
 
 def _require_none(differing: Set[str]) -> None:

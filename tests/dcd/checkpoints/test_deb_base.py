@@ -13,7 +13,7 @@ import pytest
 from dcd.checkpoints.interface import Stage, UnsuitedBase
 from dcd.checkpoints.transfer import deb
 from dcd.checkpoints.transfer.deb import TransferDEB
-from dcd.checkpoints.transfer.deb_base import choose_rest, require_same_packages
+from dcd.checkpoints.transfer.deb_base import choose_rest, same_packages
 from dcd.platform.apt import host_apt, host_sources
 from dcd.platform.apt_root import Place, apt_settings, reachable, transfers, update
 from statemachine.errors import CheckpointError
@@ -74,14 +74,13 @@ def test_the_rest_is_what_one_installation_adds_to_the_base(bench: Any, offered:
     with installed(bench, "app", "lib") as place:
         chosen = choose_rest(place, VARIANT, ("other",))
         assert names_of(chosen.fetch) == names_of(chosen.part) == {"other"}
-        with pytest.raises(UnsuitedBase, match="other_1"):
-            require_same_packages(place, chosen.whole or {})
+        with pytest.raises(UnsuitedBase, match="other_1"), same_packages(place, {}, chosen):
+            pass
         status = bench.image / "var/lib/dpkg/status"
-        status.write_text(status.read_text() + stanza("other"))
-        require_same_packages(place, chosen.whole or {})
-        status.write_text(status.read_text() + stanza("stray"))
-        with pytest.raises(UnsuitedBase, match="stray_1"):
-            require_same_packages(place, chosen.whole or {})
+        with same_packages(place, {}, chosen):
+            status.write_text(status.read_text() + stanza("other"))
+        with pytest.raises(UnsuitedBase, match="stray_1"), same_packages(place, {}, chosen):
+            status.write_text(status.read_text() + stanza("stray"))
 
 
 def test_a_listed_package_that_takes_the_place_of_one_does_not_suit_the_base(
@@ -121,6 +120,38 @@ def test_the_base_downloads_the_rest_for_the_store_if_the_rest_suits_it(
     found = packages.lend("later", "packages").listed(name)
     assert found is not None
     assert {each.name for each in found.packages} == {"app", "lib"}, "the rest is not part of it"
+
+
+def test_another_solution_on_the_base_does_not_suit_it(
+    bench: Any, stocked: Any, packages: Packages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Installed, `lib` does not keep apt from `instead`, which was not downloaded."""
+    stocked.publish(
+        "test",
+        ("app", "Depends: lib\n"),
+        ("lib", ""),
+        ("either", "Depends: instead | more\n"),
+        ("instead", "Conflicts: lib\n"),
+        ("more", ""),
+    )
+    monkeypatch.setattr(deb, "_BASE", {"essential": VARIANT})
+    doc = bench.doc(software(install("either"), SUITE, image='variant="essential"'))
+    checkpoint = TransferDEB("t")
+    resolved: list[str] = []
+
+    def run(stage: Stage, below: str = "") -> None:
+        lent = packages.lend(stage.value, "packages")
+        context = bench.context(doc, external=checkpoint.external_state(doc))
+        with_store = replace(context, packages=lent, resolve=resolved.append)
+        checkpoint.execute(replace(with_store, stage=stage, below=below))
+        packages.take_in(lent)
+
+    run(Stage.BASE)
+    requested = {Path(path).name for path in stocked.requests if path.endswith(".deb")}
+    assert names_of(requested) == {"app", "lib", "either", "more"}
+    (bench.image / "var/lib/dpkg/status").write_text(stanza("app") + stanza("lib"))
+    with pytest.raises(UnsuitedBase, match="instead_1"):
+        run(Stage.REST, resolved[0])
 
 
 def test_packages_without_a_solution_fail_before_the_base_is_made(
