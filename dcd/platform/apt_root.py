@@ -53,6 +53,9 @@ _WANTED = re.compile(r"^'([^']+)' ([^\s/]+\.deb) ([0-9]+) SHA256:([0-9a-f]{64})$
 
 _OF_INDEX = ("REPO_URI", "RELEASE", "METAKEY")
 
+_NO_SOLUTION = 100
+"""The exit status of apt-get after an error. Source: apt-get(8), "DIAGNOSTICS"."""
+
 Environment = Mapping[str, str]
 OnLine = Callable[[str], None]
 
@@ -269,7 +272,7 @@ class WantedFile:
 
 def wanted_files(environment: Environment, packages: Sequence[str]) -> list[WantedFile]:
     """The packages, and all they depend on, that are not in the cache below the root. None, when apt finds no
-    solution: `download` tells why."""
+    solution: `download` tells why. Raises `ToolFailed` when apt does not come to an end."""
     command = ["apt-get", "--quiet=2", "--yes", "--print-uris", "-o", "Acquire::ForceHash=SHA256"]
     try:
         listing = run(
@@ -278,7 +281,9 @@ def wanted_files(environment: Environment, packages: Sequence[str]) -> list[Want
             capture=True,
             start=partial(keep_only, FILES),
         ).stdout
-    except ToolFailed:
+    except ToolFailed as error:
+        if error.exit_status != _NO_SOLUTION:
+            raise
         return []
     return [
         WantedFile(match[2], match[4], match[1], int(match[3]))

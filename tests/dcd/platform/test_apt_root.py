@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from dcd.platform import apt_root
 from dcd.platform.apt import Source, host_apt
 from dcd.platform.apt_root import (
     ARCHIVES,
@@ -23,6 +25,7 @@ from dcd.platform.apt_root import (
     similar_packages,
     transfers,
     update,
+    wanted_files,
 )
 from statemachine.errors import CheckpointError, Unprepared
 from store.host.process import ToolFailed
@@ -123,6 +126,17 @@ def test_an_unknown_package_is_apts_refusal_at_once(apt: Environment, stocked: A
         download(apt, [], ["ap"])
     assert "Unable to locate package ap" in caught.value.output
     assert similar_packages(apt, "ap") == ["app"]
+
+
+def test_an_apt_that_was_killed_has_not_found_that_there_is_no_solution(
+    apt: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update(apt, [])
+    assert wanted_files(apt, ["ap"]) == []
+    assert len(wanted_files(apt, ["app"])) == 2
+    monkeypatch.setattr(apt_root, "keep_only", lambda _: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(ToolFailed, match="apt-get was killed by signal 9"):
+        wanted_files(apt, ["app"])
 
 
 def test_a_package_that_is_never_wanted_has_no_candidate(apt: Environment) -> None:
