@@ -180,6 +180,8 @@ class Zygote:
             for answer in map(json.loads, lines):
                 if "forked" in answer:
                     self._forked.append(answer["forked"])
+                    # An earlier process had the same number.
+                    self._ended.pop(answer["forked"], None)
                 else:
                     self._ended[answer["ended"]] = answer["status"]
             seconds = 0.0
