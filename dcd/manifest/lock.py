@@ -2,9 +2,9 @@
 
 A lock names each package by version and digest, each repository by the digests of its release file and its
 indexes, and what the manifest asked for when the lock was made. A locked build uses exactly these packages.
-Nothing in a lock depends on the host that made it, so its text is the same for the same resolution. A lock
-comes from a client: it is bounded, strictly typed, and trusted for nothing but what it refuses. A reader
-refuses another `version`.
+Of the host that made it, a lock has the mirrors and keyrings that the manifest leaves to its apt, and nothing
+else, so its text is the same for the same resolution. A lock comes from a client: it is bounded, strictly
+typed, and trusted for nothing but what it refuses. A reader refuses another `version`.
 """
 
 from typing import Annotated, Literal
