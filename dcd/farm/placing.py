@@ -10,8 +10,9 @@ from typing import Protocol
 
 from dcd.platform.host_labels import of_host
 
-LONGEST_QUEUE = 128
-"""Procrastinate: the size of `procrastinate_jobs.queue_name`."""
+LONGEST_QUEUE = 40
+"""In bytes. Procrastinate announces a job on the channel `procrastinate_queue_v1#QUEUE`; names of channels
+have at most 63 (https://www.postgresql.org/docs/current/sql-notify.html)."""
 
 
 class Labelled(Protocol):
@@ -33,9 +34,9 @@ def queue_name(requires: Collection[str]) -> str:
     """The name of the queue of builds that require these labels: the labels, or their digest where they are
     too long."""
     name = "+".join(sorted(requires)) or "any"
-    if len(name) <= LONGEST_QUEUE:
+    if len(name.encode()) <= LONGEST_QUEUE:
         return name
-    return f"labels:{hashlib.sha256(name.encode()).hexdigest()}"
+    return f"labels:{hashlib.sha256(name.encode()).hexdigest()[:32]}"
 
 
 def lacking(member: Labelled, requires: Collection[str]) -> list[str]:
