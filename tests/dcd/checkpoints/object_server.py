@@ -4,6 +4,7 @@ It is installed from PyPI into an environment of its own in the user's cache: it
 dcd's. Its four servers keep one copy of each object, below a directory.
 """
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -55,21 +56,18 @@ use = egg:swift#slo
 
 
 def installed() -> Path:
-    """The directory with its programs, installed there once."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    place = cache / "dcd-tests" / f"{REQUIREMENTS[0]}-{sys.version_info.minor}"
+    """The directory with its programs, installed there once, also when several tests begin at a time."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dcd-tests"
+    place = cache / f"{REQUIREMENTS[0]}-{sys.version_info.minor}"
     programs = place / "bin"
-    if not (programs / "swift-proxy-server").exists():
-        subprocess.run([sys.executable, "-m", "venv", "--clear", place], check=True)
-        pip = [
-            programs / "python",
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--disable-pip-version-check",
-        ]
-        subprocess.run([*pip, "setuptools", *REQUIREMENTS], check=True)
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / "lock").open("w") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        if not (programs / "swift-proxy-server").exists():
+            subprocess.run([sys.executable, "-m", "venv", "--clear", place], check=True)
+            pip = [programs / "python", "-m", "pip", "install", "--quiet"]
+            options = ["--disable-pip-version-check", "setuptools", *REQUIREMENTS]
+            subprocess.run([*pip, *options], check=True)
     return programs
 
 
