@@ -90,10 +90,11 @@ class NetbootKit(Checkpoint):
     is not where the boot loader got the scripts: for a web server, while TFTP serves the rest."""
 
     def needs(self, doc: DataObjectCache) -> Needs:
-        boot = ("grub-bios", "grub-efi", "grub-mkimage")
-        tools = boot if hardware(doc) is PC else boot[-1:]
+        bios = ("grub-bios",) if hardware(doc) is PC else ()
+        # The signed programs are the image's, and so are GRUB's modules of other architectures.
+        uefi = ("grub-efi",) if bios and not secure_boot.way_of(doc) else ()
         return Needs(
-            tools=(*tools, *secure_boot.tools_of(doc)),
+            tools=(*bios, *uefi, "grub-mkimage", *secure_boot.tools_of(doc)),
             disk_bytes=self.DISK_BYTES,
             secrets=secure_boot.secrets_of(doc),
         )

@@ -55,6 +55,13 @@ def test_a_netboot_kit_starts_uefi_with_the_signed_programs(ready: Any) -> None:
     assert b'linux "$prefix/vmlinuz"' in files["grub.cfg"]
 
 
+def test_a_signed_kit_needs_no_grub_for_uefi_of_the_host(ready: Any, key: str) -> None:
+    signed = NetbootKit("kit").needs(ready.doc(MEDIA.format(DISTRIBUTION)))
+    assert signed.tools == ("grub-bios", "grub-mkimage")
+    with_key = NetbootKit("kit").needs(ready.doc(keys_manifest(key)))
+    assert with_key.tools == (*signed.tools, "sbsign", "libfaketime", "openssl")
+
+
 def test_a_grub_that_looks_elsewhere_on_the_server_is_refused(ready: Any) -> None:
     grub = ready.image / "usr/lib/grub/x86_64-efi-signed/grubnetx64.efi.signed"
     efi.signed(grub, "/EFI/debian")
