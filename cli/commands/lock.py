@@ -11,6 +11,7 @@ one is started, as by dcctl build.
 import argparse
 import sys
 from collections.abc import Iterable
+from hashlib import sha256
 from pathlib import Path
 
 from cli.capture import send
@@ -134,9 +135,15 @@ def _print_changes(changes: dict[str, list[Json]]) -> None:
         was, now = ((each[side] or "none")[:16] for side in ("from", "to"))
         print(printable(f"repository {each['name']}: {was} -> {now}"))
     for each in changes["keyrings"]:
-        was, now = (", ".join(key[:16] for key in each[side]) or "none" for side in ("from", "to"))
+        was, now = (", ".join(map(_short, each[side])) or "none" for side in ("from", "to"))
         print(printable(f"keyring of {each['name']}: {was} -> {now}"))
     print(_sum(each["change"] for each in changes["packages"]))
+
+
+def _short(key: str) -> str:
+    """The beginning of a digest or fingerprint; of a key in ASCII armor, which all begin alike, that of its
+    digest."""
+    return (sha256(key.encode()).hexdigest() if key.startswith("-----BEGIN") else key)[:16]
 
 
 def _sum(found: Iterable[str]) -> str:

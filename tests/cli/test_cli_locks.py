@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from cli.client import ClientError
+from cli.commands.lock import _print_changes
 from cli.locks import MOST_BYTES, compare_versions, compared, lock_text, read_lock, write_lock
 
 DIGEST = "a" * 64
@@ -92,6 +94,14 @@ def test_another_keyring_is_a_change_of_a_lock(tmp_path: Path) -> None:
     assert compared(old, read_lock(path))["keyrings"] == [
         {"name": "http://example.org/ test", "from": [DIGEST], "to": ["e" * 64]}
     ]
+
+
+def test_keys_in_armor_are_shown_by_their_digests(capsys: pytest.CaptureFixture[str]) -> None:
+    one, other = (f"-----BEGIN PGP PUBLIC KEY BLOCK-----\n {key}" for key in ("one", "two"))
+    keyrings = [{"name": "http://example.org/ test", "from": [one], "to": [other]}]
+    _print_changes({"packages": [], "asks": [], "repositories": [], "keyrings": keyrings})
+    [was, now] = re.findall(r"\b[0-9a-f]{16}\b", capsys.readouterr().out)
+    assert was != now
 
 
 def test_the_changes_of_a_lock_are_named() -> None:
