@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -331,14 +332,18 @@ class TestAZygoteThat:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         started = tmp_path / "started"
-        command = ["sh", "-c", f"echo >> {started}; exit 1"]
+        command = ["sh", "-c", f"date +%s.%N >> {started}; exit 1"]
         monkeypatch.setattr(launcher_zygote, "module_command", lambda *_: command)
         monkeypatch.setattr(launcher_zygote, "SHORT_SECONDS", 0.2)
         zygote = Zygote(environment(), idle_seconds=0)
         try:
             assert zygote.fork((0, 1, 2), network=False) is None
-            time.sleep(2)
-            assert len(started.read_text().splitlines()) in (2, 3, 4)
+            deadline = time.monotonic() + 60
+            while len(times := list(map(float, started.read_text().split()))) < 4:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            pauses = [after - before for before, after in pairwise(times)]
+            assert all(pause > 0.2 * 2**number - 0.05 for number, pause in enumerate(pauses))
         finally:
             zygote.close()
 
