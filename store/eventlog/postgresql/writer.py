@@ -103,8 +103,12 @@ class PostgresqlWriter(Writer):
         return None if self.trouble is None else LONGEST_WAIT_SECONDS
 
     def _look(self) -> None:
+        before = self.position
         if self._probe():
             self.trouble = None  # The next append shows whether it is over.
+        if self.position > before:  # others wrote meanwhile, and the listener need not have seen it
+            self._committed()
+            self._announce(None)
 
     def lost_sight(self, error: DcdError) -> None:
         """Another thread cannot reach the database: appends will fail too."""
@@ -168,10 +172,11 @@ class PostgresqlWriter(Writer):
                 return
             answers = self._sent(prepared)
         except (psycopg.Error, OSError) as error:
-            self._fail(requests, error)
+            self._fail(_unanswered(requests), error)
         except Exception as error:  # noqa: BLE001 - a defect, not a failing log: the caller gets it
-            if not self._committed_singly(requests):
-                requests[0].future.set_exception(error)
+            waiting = _unanswered(requests)
+            if not self._committed_singly(waiting):
+                waiting[0].future.set_exception(error)
         else:
             self.trouble = None
             for (request, parts), answer in zip(prepared, answers, strict=True):
@@ -222,6 +227,10 @@ class PostgresqlWriter(Writer):
         if "error" in answer:
             build = answer["build"]
             self._states.pop(build, None)
+            # The server may have carried out what was sent on a lost connection only after it was looked for.
+            with contextlib.suppress(psycopg.Error, DcdError):
+                if answer["error"] == "DC002" and self._was_committed(request):
+                    return
             part = next(each for each in parts if each.part.build == build)
             request.future.set_exception(_refusal(part.part, answer["error"], answer["why"]))
             return
@@ -300,6 +309,10 @@ class PostgresqlWriter(Writer):
             found += history[part.expected_sequence :]
         request.future.set_result(found)
         return True
+
+
+def _unanswered(requests: Sequence[Append]) -> list[Append]:
+    return [request for request in requests if not request.future.done()]
 
 
 def prepare(request: Append, part: Part, before: BuildState | None) -> _Prepared:
