@@ -30,7 +30,7 @@ CREATE OR REPLACE FUNCTION dcd_write(
 ) RETURNS bigint LANGUAGE plpgsql SET search_path = dcd, pg_temp AS $$
 DECLARE
   last_sequence bigint; last_hash text; first_position bigint; next_position bigint;
-  event record; new_row builds; taken text; document json;
+  event record; old_row builds; new_row builds; taken text; document json; types text[] := '{}';
 BEGIN
   SELECT e.sequence, e.hash INTO last_sequence, last_hash FROM events e
     WHERE e.build = build_id ORDER BY e.sequence DESC LIMIT 1;
@@ -56,6 +56,7 @@ BEGIN
               event.data, event.hash);
     UPDATE head SET position = next_position;
     next_position := next_position + 1;
+    types := types || event.type;
     document := dcd_json(event.data);
     IF event.type = 'BuildSubmitted'
        OR (event.type = 'BuildResumed' AND json_typeof(document->'plan') = 'object') THEN
@@ -68,14 +69,19 @@ BEGIN
     RAISE EXCEPTION 'no events' USING ERRCODE = 'DC004';
   END IF;
   new_row := json_populate_record(NULL::builds, build_row);
-  IF new_row.id IS DISTINCT FROM build_id OR new_row.sequence IS DISTINCT FROM last_sequence THEN
+  SELECT * INTO old_row FROM builds b WHERE b.id = build_id;
+  -- The row decides whether a build can be taken and what is kept for it: only these events end or remove one.
+  IF new_row.id IS DISTINCT FROM build_id OR new_row.sequence IS DISTINCT FROM last_sequence
+     OR (new_row.state = 'completed' AND old_row.state IS DISTINCT FROM 'completed' AND 'BuildCompleted' <> ALL (types))
+     OR (new_row.state = 'cancelled' AND old_row.state IS DISTINCT FROM 'cancelled' AND 'BuildCancelled' <> ALL (types))
+     OR (new_row.removed = 1 AND old_row.removed IS DISTINCT FROM 1 AND 'BuildRemoved' <> ALL (types)) THEN
     RAISE EXCEPTION 'the row of build % is not that of its events', build_id USING ERRCODE = 'DC004';
   END IF;
   new_row.position := next_position - 1;
   new_row.submitted_position := first_position;
   IF expected > 0 THEN
-    SELECT b.submitted_position, b.idempotency_key INTO new_row.submitted_position, new_row.idempotency_key
-      FROM builds b WHERE b.id = build_id;
+    new_row.submitted_position := old_row.submitted_position;
+    new_row.idempotency_key := old_row.idempotency_key;
     DELETE FROM builds b WHERE b.id = build_id;
   ELSIF new_row.idempotency_key IS NOT NULL THEN
     SELECT b.id INTO taken FROM builds b WHERE b.idempotency_key = new_row.idempotency_key;
@@ -174,8 +180,8 @@ BEGIN
     RAISE EXCEPTION '%', lacking USING ERRCODE = 'DC007';
   END IF;
   said := (placed->0->>'data')::json;
-  IF json_array_length(placed) <> 1 OR placed->0->>'type' <> 'BuildPlaced' OR said->>'host' <> me.host
-     OR (said->>'epoch')::bigint <> owner.epoch + 1 THEN
+  IF json_array_length(placed) <> 1 OR placed->0->>'type' IS DISTINCT FROM 'BuildPlaced'
+     OR said->>'host' IS DISTINCT FROM me.host OR (said->>'epoch')::bigint IS DISTINCT FROM owner.epoch + 1 THEN
     RAISE EXCEPTION 'the event does not say that % takes build % in epoch %', me.host, build_id, owner.epoch + 1
       USING ERRCODE = 'DC004';
   END IF;

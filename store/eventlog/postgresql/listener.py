@@ -55,5 +55,8 @@ class Listener:
 
     def _closing(self, seconds: float | None, *others: int) -> bool:
         """Wait for the end, or for input from the `others`. Returns whether it is the end."""
-        ready, _, _ = select.select([self._wakes, *others], [], [], seconds)
-        return self._wakes in ready
+        ready = select.poll()  # select() has no room for the descriptors of a busy daemon
+        for descriptor in (self._wakes, *others):
+            ready.register(descriptor, select.POLLIN)
+        found = ready.poll(None if seconds is None else seconds * 1000)
+        return any(descriptor == self._wakes for descriptor, _ in found)

@@ -16,7 +16,8 @@ from statemachine.errors import NotFound, Unavailable, UsageError
 from store.eventlog.postgresql.connection import Connection, check, connect, explained
 from store.eventlog.postgresql.schema import group_of, owner_of
 
-HOST = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?")
+HOST = re.compile(r"[a-z0-9]([a-z0-9.-]{0,57}[a-z0-9])?")
+"""PostgreSQL cuts the names of roles off after 63 bytes, and a role's is four longer than its host's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,9 @@ def add(dsn: str, host: str, labels: Sequence[str]) -> Added:
     UsageError, LogDamaged, Unavailable."""
     if not HOST.fullmatch(host):
         raise UsageError(
-            f"{host!r} is no name of a host", "", "use lower-case letters, digits, dots and dashes"
+            f"{host!r} is no name of a host",
+            "",
+            "use at most 59 lower-case letters, digits, dots and dashes",
         )
     role = role_of(host)
     with _administering(dsn) as (connection, group), connection.transaction():

@@ -1,5 +1,8 @@
 """What callers of a farm's log hear when answers are lost, fail, or come late."""
 
+import os
+import resource
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -83,3 +86,23 @@ def test_what_others_wrote_during_an_outage_is_announced_whoever_sees_it_first(
             log._writer._disconnect()
             log._writer._look()
             assert (log.position, seen) == (1, [1])
+
+
+def test_a_daemon_with_many_open_files_hears_of_others(
+    farm: Postgresql, submission: Any, append: Append
+) -> None:
+    """select() takes descriptors below 1024 only."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(4096, limits[0]), limits[1]))
+    heard = threading.Event()
+    null = os.open(os.devnull, os.O_RDONLY)
+    opened = [os.dup(null) for _ in range(1100)]
+    try:
+        with farm.open(lambda *_: heard.set()) as log, farm.open() as other:
+            append(other, "b1", 0, submission())
+            assert heard.wait(timeout=10)
+            assert log.position == 1
+    finally:
+        for descriptor in (*opened, null):
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)

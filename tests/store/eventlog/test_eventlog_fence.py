@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from statemachine.errors import DcdError, NotFound, Refused
+from statemachine.errors import DcdError, NotFound, Refused, UsageError
 from statemachine.events import (
     Actor,
     BuildCompleted,
@@ -25,6 +25,9 @@ from store.eventlog import Conflict, EventLog, Fenced
 from store.eventlog.postgresql import members
 from store.eventlog.postgresql.connection import connect
 from store.eventlog.postgresql.log import PostgresqlLog
+from store.eventlog.postgresql.writer import fold, prepare
+from store.eventlog.writer import Append as Request
+from store.eventlog.writer import Part
 from tests.store.eventlog.conftest import Database, Postgresql
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -225,10 +228,27 @@ def test_handmade_calls_of_a_stolen_host_are_refused(stolen: Any, here: EventLog
     assert called(stolen, "b1", None, 2, "CancelRequested") == "DC002"
     assert called(stolen, "b1", None, 3, "CancelRequested") == "DC004"  # a wrong hash
     taken = "SELECT dcd_take('b1', 3, %s, '{}')"
-    placed = {"type": "BuildPlaced", "data": '{"host":"here","epoch":2}'}
-    with pytest.raises(psycopg.Error, match="does not say that there takes"):
-        stolen.execute(taken, [json.dumps([placed])])
+    for said in ('{"host":"here","epoch":2}', '{"host":"there"}', '{"epoch":2}'):
+        placed = {"type": "BuildPlaced", "data": said}
+        with pytest.raises(psycopg.Error, match="does not say that there takes"):
+            stolen.execute(taken, [json.dumps([placed])])
     assert len(here.read_build("b1")) == 3
+    assert here.verify_all() == []
+
+
+@pytest.mark.parametrize("forged", [{"state": "completed"}, {"state": "cancelled"}, {"removed": 1}])
+def test_a_command_of_a_stolen_host_cannot_end_a_build_in_the_list(
+    stolen: Any, here: EventLog, forged: dict[str, Any]
+) -> None:
+    request = Request((), Actor(), NOW)
+    part = Part("b1", 3, (PauseRequested("c1"),))
+    sent = prepare(request, part, fold(stolen, "b1")).sent
+    call = "SELECT dcd_append('b1', NULL, 3, %s, %s, '[]')"
+    events = json.dumps(sent["events"])
+    with pytest.raises(psycopg.Error, match="not that of its events") as caught:
+        stolen.execute(call, [events, json.dumps(sent["row"] | forged)])
+    assert caught.value.sqlstate == "DC004"
+    stolen.execute(call, [events, json.dumps(sent["row"])])
     assert here.verify_all() == []
 
 
@@ -248,6 +268,19 @@ def test_a_stranger_is_no_member(farm: Postgresql, here: EventLog) -> None:
         members.remove(farm.administrator, "gone")
     with pytest.raises(DcdError, match="refuses the connection"):
         PostgresqlLog(farm.cluster.dsn(farm.name, "dcd-gone"), farm.directory)
+
+
+@pytest.mark.parametrize("host", ["", "A", "-a", "a_b", "a" * 60])
+def test_a_host_has_a_name_that_a_role_can_have(farm: Postgresql, host: str) -> None:
+    with pytest.raises(UsageError, match="no name of a host"):
+        members.add(farm.administrator, host, [])
+
+
+def test_the_longest_name_of_a_host_is_that_of_a_member(farm: Postgresql) -> None:
+    added = members.add(farm.administrator, "a" * 59, [])
+    with connect(farm.cluster.dsn(farm.name, added.role)) as connection:
+        members.heartbeat(connection, 10, [], "1.0")
+    members.remove(farm.administrator, "a" * 59)
 
 
 def test_members_live_by_the_clock_of_the_database(
