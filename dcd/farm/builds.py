@@ -17,6 +17,7 @@ from dcd.engine.broadcast import Broadcast
 from dcd.engine.builds import Builds, now
 from statemachine.build import BuildState
 from statemachine.commands import Change, FailCheckpoint, InterruptCheckpoint, Pause, Start
+from statemachine.errors import DcdError, Unavailable
 from statemachine.events import Actor, BuildPlaced, Event, Payload
 from statemachine.machine import BuildMachine
 from store.eventlog import Conflict, DuplicateSubmission, EventLog, Fenced
@@ -25,6 +26,9 @@ logger = structlog.get_logger()
 
 MANY_CONFLICTS = 20
 """More conflicts in a row than members and people can cause indicate a defect."""
+
+PAGE = 1000
+"""The number of events that are read at once."""
 
 BY_OWNER = (Payload, Start, FailCheckpoint, InterruptCheckpoint, Pause)
 """The changes that only the owner of a build makes: facts, and what its engine decides."""
@@ -91,12 +95,28 @@ class FarmBuilds(Builds):
     async def follow(self) -> None:
         """Apply what other members have appended since the last call. Raises Unavailable."""
         async with self._following:
-            while events := await self.ask(self.log.read, None, self._followed):
+            while events := await self._unread():
                 for event in events:
                     # An append of this member holds the lock until its events are known to be its own.
                     async with self._lock(event.build):
                         self._apply(event)
                     self._followed = event.position
+
+    async def _unread(self) -> list[Event]:
+        """The next events. One that cannot be read is passed over: it ends its own build, which cannot be
+        folded, and not this member."""
+        many = PAGE
+        while True:
+            try:
+                return await self.ask(self.log.read, None, self._followed, many)
+            except Unavailable:
+                raise
+            except (DcdError, ValueError) as error:
+                if many == 1:
+                    self._followed += 1
+                    position = self._followed
+                    logger.error("an event cannot be read", position=position, reason=str(error))
+                many = 1
 
     def _apply(self, event: Event) -> None:
         if event.position in self._own:
@@ -109,7 +129,13 @@ class FarmBuilds(Builds):
             return
         machine = self._machines.get(event.build)
         if machine is not None and event.sequence > machine.state.sequence:
-            machine.apply(event)
+            try:
+                machine.apply(event)
+            except (
+                DcdError
+            ) as error:  # whoever asks for the build next reads all of it, and hears why
+                logger.error("a build cannot continue", build=event.build, reason=str(error))
+                self._machines.pop(event.build)
         ended = machine is not None and machine.state.ended
         if ended or isinstance(event.data, BuildPlaced):
             self.forget(event.build)

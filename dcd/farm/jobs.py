@@ -35,8 +35,9 @@ def needs_job(
         return False
     if found.job is not None and not found.fetched:
         return False  # somebody will take it
-    if found.host == here:
-        return found.build not in driving
-    if found.state == "queued":
-        return found.job is None or found.worker_lost
-    return not found.host or found.host in lost_hosts
+    mine = found.host == here
+    if mine and found.build in driving:
+        return False
+    if found.state == "queued" and found.fetched:
+        return found.worker_lost  # the worker that has the job is about to take the build
+    return mine or found.state == "queued" or not found.host or found.host in lost_hosts

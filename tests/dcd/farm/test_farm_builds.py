@@ -10,6 +10,7 @@ from dcd.engine.broadcast import Broadcast
 from dcd.farm.builds import FarmBuilds
 from statemachine.build import Lifecycle
 from statemachine.commands import Pause, RequestCancel, RequestPause, Resume, Start
+from statemachine.errors import DcdError
 from statemachine.events import (
     Actor,
     BuildCancelled,
@@ -84,6 +85,31 @@ def test_every_member_takes_commands_and_the_owner_hears_of_them(log: SharedLog)
     a, b = farm(log, story)
     assert [event.type for event in a.heard] == ["PauseRequested", "CancelRequested"]
     assert b.heard == []
+
+
+def test_an_event_that_cannot_be_read_does_not_keep_the_next_from_being_heard(
+    log: SharedLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story(a: Member, b: Member, build: str) -> None:
+        await begin(a, build)
+        await b.command(build, RequestPause(), PERSON)
+        read, bad = log.read, log.position
+        await b.command(build, RequestCancel(), PERSON)
+
+        def read_without(
+            build: str | None = None, after: int = 0, limit: int = 1000
+        ) -> list[Event]:
+            events = read(build, after, limit)
+            if any(event.position == bad for event in events):
+                raise DcdError("the event log was written by a newer dcd")
+            return events
+
+        monkeypatch.setattr(log, "read", read_without)
+        await a.follow()
+        assert [event.type for event in a.heard] == ["CancelRequested"]
+        assert (await a.state(build)).lifecycle is Lifecycle.CANCELLING
+
+    farm(log, story)
 
 
 def test_a_fact_is_recorded_though_a_command_came_between(log: SharedLog) -> None:

@@ -27,6 +27,12 @@ def test_a_job_is_taken_back_from_a_worker_that_died_before_it_took_the_build() 
     assert needed(found("queued", job=1, fetched=True, worker_lost=True))
 
 
+def test_a_job_is_left_to_the_worker_that_is_about_to_take_a_build_that_was_here_before() -> None:
+    assert needed(found("queued", HERE))
+    assert not needed(found("queued", HERE, job=1, fetched=True))
+    assert needed(found("queued", HERE, job=1, fetched=True, worker_lost=True))
+
+
 def test_a_build_of_a_lost_member_is_for_others() -> None:
     assert needed(found("running", LOST))
     assert needed(found("running", LOST, job=1, fetched=True))
