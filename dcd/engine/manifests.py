@@ -36,7 +36,7 @@ from dcd.planning import plan as planning
 from dcd.planning.document import Match, saved
 from dcd.planning.epoch import BuildTime
 from dcd.planning.history import History, expected, most_alike
-from dcd.planning.labels import require_labels
+from dcd.planning.labels import refuse_secrets, require_labels
 from dcd.planning.preview import Intention, intentions
 from dcd.planning.values import with_values
 from dcd.platform.host_labels import of_host
@@ -306,8 +306,11 @@ class Manifests:
         """The plan with estimates from earlier builds. Raises Unprepared for lack of space, and for labels
         that are asked of a host and that this one lacks."""
         settings = self._settings()
-        if not settings.farm_database:  # Otherwise the build waits for a member that has it.
-            if asked := {*require, *planned.placement}:
+        asked = {*require, *planned.placement}
+        if settings.farm_database:  # the build waits for a member that has them
+            refuse_secrets(asked)
+        else:
+            if asked:
                 require_labels(asked, self._stores.privileged.host_labels())
             planning.check_host(planned.plan, settings.state_dir, settings.min_free_bytes)
         plan = with_secrets(planned.plan, self._stores.privileged.secret_digests)

@@ -69,8 +69,9 @@ class FarmBuilds(Builds):
         self._following = asyncio.Lock()
 
     async def load_unfinished(self) -> list[BuildState]:
-        """None: this member has taken no build yet."""
-        return []
+        """The builds that this member drove last, and whose workspaces it may need. It has taken none yet."""
+        machines = await asyncio.to_thread(self._load)
+        return [each.state for each in machines.values() if each.state.host == self.host]
 
     def owns(self, build: str) -> bool:
         """Whether this member may drive the build, as far as it knows."""
@@ -131,9 +132,7 @@ class FarmBuilds(Builds):
         if machine is not None and event.sequence > machine.state.sequence:
             try:
                 machine.apply(event)
-            except (
-                DcdError
-            ) as error:  # whoever asks for the build next reads all of it, and hears why
+            except DcdError as error:  # its next use reads all of it, and fails
                 logger.error("a build cannot continue", build=event.build, reason=str(error))
                 self._machines.pop(event.build)
         ended = machine is not None and machine.state.ended

@@ -16,7 +16,7 @@ from dcd.engine.broadcast import Broadcast
 from dcd.engine.hosts import Host
 from dcd.engine.runner import Runner
 from dcd.farm.builds import FarmBuilds
-from dcd.farm.placing import is_alive, lacking, why_waits
+from dcd.farm.placing import is_alive, shown, why_waits
 from dcd.farm.queue import WAIT_SECONDS, Queue
 from dcd.farm.scheduler import FarmScheduler
 from dcd.launcher.client import Privileged
@@ -84,7 +84,7 @@ class FarmMember:
         return Host(
             member.host,
             "lost" if not alive else "draining" if member.draining else "up",
-            tuple(each for each in member.announced if not lacking(member, [each])),
+            shown(member),
             tuple(member.builds),
             member.version,
             member.silent_seconds,

@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Collection, Sequence
 from typing import Protocol
 
-from dcd.platform.host_labels import of_host
+from dcd.platform.host_labels import of_host, of_secret
 
 LONGEST_QUEUE = 40
 """In bytes. Procrastinate announces a job on the channel `procrastinate_queue_v1#QUEUE`; names of channels
@@ -52,6 +52,15 @@ def _has(member: Labelled, label: str) -> bool:
         for each in member.labels
     )
     return granted and label in member.announced
+
+
+def shown(member: Labelled) -> tuple[str, ...]:
+    """The labels of a member that everybody may see: not the names of its secrets."""
+    return tuple(
+        each
+        for each in member.announced
+        if _has(member, each) and not each.startswith(of_secret(""))
+    )
 
 
 def is_alive(member: Labelled, lost_seconds: float) -> bool:

@@ -10,7 +10,7 @@ from dcd.checkpoints.architecture import image_architecture
 from dcd.manifest.doc import DataObjectCache, distro
 from dcd.manifest.objects import Require
 from dcd.platform.host_labels import of_secret, of_tool, plain
-from statemachine.errors import Unprepared
+from statemachine.errors import Unprepared, UsageError
 from statemachine.plan import Plan
 
 
@@ -26,6 +26,16 @@ def required(plan: Plan, doc: DataObjectCache) -> tuple[str, ...]:
         found |= {of_tool(name) for name in planned.tools}
         found |= {of_secret(name) for name in planned.secrets}
     return tuple(sorted(found))
+
+
+def refuse_secrets(asked: Collection[str]) -> None:
+    """Raise UsageError for labels of secrets: a build that runs with one shows that the secret exists."""
+    if secrets := sorted(label for label in asked if label.startswith(of_secret(""))):
+        raise UsageError(
+            f"a label names a secret: {' '.join(secrets)}",
+            "a build goes by itself to a host that has the secrets that it uses",
+            "leave out --require and <require> for it",
+        )
 
 
 def require_labels(asked: Collection[str], found: Collection[str]) -> None:

@@ -71,6 +71,18 @@ def test_only_the_owner_drives_a_build(log: SharedLog) -> None:
     farm(log, story)
 
 
+def test_a_daemon_that_starts_again_knows_what_it_drove_and_has_taken_none(log: SharedLog) -> None:
+    """Otherwise it removes the workspaces of failed builds, and of attempts with claims."""
+
+    async def story(a: Member, b: Member, build: str) -> None:
+        again = Member(log, "a")
+        assert [state.id for state in await again.load_unfinished()] == [build]
+        assert (again.unfinished(), again.owns(build)) == ([], False)
+        assert await b.load_unfinished() == []
+
+    farm(log, story)
+
+
 def test_every_member_takes_commands_and_the_owner_hears_of_them(log: SharedLog) -> None:
     async def story(a: Member, b: Member, build: str) -> None:
         await begin(a, build)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytest
 from procrastinate.manager import get_channel_for_queues
 
-from dcd.farm.placing import lacking, queue_name, why_waits
+from dcd.farm.placing import lacking, queue_name, shown, why_waits
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,11 @@ def test_a_label_counts_when_it_is_granted_and_found() -> None:
         "kvm",
         "tool:cp",
     ]
+
+
+def test_everybody_sees_the_labels_that_count_and_no_name_of_a_secret() -> None:
+    there = ("amd64", "kvm", "secret:/etc/dcd/secrets/key", "tool:cp")
+    assert shown(Member("a", ("amd64", "secret:*", "tool:*"), there)) == ("amd64", "tool:cp")
 
 
 @pytest.mark.parametrize(

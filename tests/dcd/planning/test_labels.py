@@ -3,10 +3,10 @@
 import pytest
 
 from dcd.manifest.diagnostics import ManifestError
-from dcd.planning.labels import placement, require_labels, required
+from dcd.planning.labels import placement, refuse_secrets, require_labels, required
 from dcd.planning.load import load
 from dcd.platform import foreign
-from statemachine.errors import Unprepared
+from statemachine.errors import Unprepared, UsageError
 from statemachine.plan import Plan, PlannedCheckpoint
 
 MANIFEST = """<dc><distro name="x">{}
@@ -68,3 +68,10 @@ def test_nobody_learns_by_a_label_whether_a_secret_exists() -> None:
             require_labels({"secret:/etc/dcd/secrets/x"}, found)
         said.append(str(caught.value))
     assert said[0] == said[1]
+
+
+def test_in_a_farm_no_label_of_a_secret_is_asked_for() -> None:
+    refuse_secrets({"amd64", "rack:2"})
+    with pytest.raises(UsageError, match="secret:/etc/dcd/secrets/x") as caught:
+        refuse_secrets({"amd64", "secret:/etc/dcd/secrets/x"})
+    assert "--require" in caught.value.resolution
