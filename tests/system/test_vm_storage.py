@@ -58,9 +58,11 @@ ENCRYPTED = {
     "size": "1700mb",
     "grow": "true",
     "command": "findmnt -no SOURCE,TARGET /; findmnt -no SOURCE,TARGET /home; "
+    "test $(df -m --output=size / | tail -1) -gt 1230 &amp;&amp; echo root has gro''wn; "
     "lsblk -no TYPE | sort -u | tr '\\n' + ; systemctl --failed --no-legend",
     "answer": "crypt+disk+lvm+part+",
-    "partitions": """<gpt_partition name="3" part_type="linux"><luks name="system">
+    # It leaves a part of the disk, as if that were larger than the image.
+    "partitions": """<gpt_partition name="3" part_type="linux"><size val="1300mb"/><luks name="system">
       <passphrase env="DCD_SECRET_DISK"/><passphrase env="DCD_SECRET_RECOVERY" recovery="true"/>
       <volume_group name="vg0">
         <logical_volume name="home"><size val="64mb"/>
@@ -104,6 +106,7 @@ def test_encrypted_and_verified_machines_start(
     assert "Please unlock disk system:" in consoles["encrypted"]
     assert "/dev/mapper/vg0-root /\n" in consoles["encrypted"]
     assert "/dev/mapper/vg0-home /home\n" in consoles["encrypted"]
+    assert "root has grown\n" in consoles["encrypted"]
     assert re.search(r"disk\+part\+.*\+?", consoles["verified"])
     assert "touch: cannot touch '/x': Read-only file system" in consoles["verified"]
     assert daemon.leaks() == []

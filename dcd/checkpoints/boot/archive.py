@@ -5,7 +5,7 @@ it one that boots a live medium), for any machine (MODULES=most). Results: boot_
 boot_archive/initrd.img; the kernel's version goes into the DOC's persistent part. The image area itself is
 unchanged except for further kernels: each gets its package's initramfs in /boot, so that a system which is
 installed from the image can start all of its kernels. For a disk with LUKS or dm-verity the image also gets
-what opens them (`dcd.checkpoints.vm.opening`), so that this initramfs and later ones have it.
+what opens and grows them (`dcd.checkpoints.vm.opening`), so that this initramfs and later ones have it.
 """
 
 import re
@@ -63,7 +63,7 @@ class DebianBootArchive(Checkpoint):
 
     DESCRIPTION = "Make the boot archive: kernel and initramfs"
     PROVIDES = (products.BOOT_ARCHIVE, products.KERNEL_RECORD)
-    VERSION = 1
+    VERSION = 2
     READS = ("//target", "//distro.name", *architecture.READS)
     TOOLS = ("chroot",)
     INPUTS = INITRAMFS

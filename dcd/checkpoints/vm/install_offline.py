@@ -45,7 +45,7 @@ from dcd.checkpoints.vm.filling import Trees, fill_disk
 from dcd.checkpoints.vm.layout import examine_layout, firmware
 from dcd.checkpoints.vm.layout_checks import ESP
 from dcd.checkpoints.vm.menu_settings import write_menu_settings
-from dcd.checkpoints.vm.opening import root_arguments, verity_arguments
+from dcd.checkpoints.vm.opening import NO_GROWTH, root_arguments, verity_arguments
 from dcd.checkpoints.vm.volume_rules import MIB
 from dcd.checkpoints.vm.volumes import (
     ALL_VOLUME_TOOLS,
@@ -93,7 +93,8 @@ class InstallOffline(Checkpoint):
 
     grow_root: bool = True
     """Let the root partition, which must be the last on the disk, grow to the rest of a larger disk at each
-    start of the system. A verified root never grows."""
+    start of the system. A verified root never grows. The program of `UnifiedKernelImage` lets an encrypted
+    one grow unless `systemd.mask=systemd-repart.service` is among its arguments."""
 
     cloud_init: bool = False
     """Enable the image's cloud-init, for a NoCloud volume or a configuration drive; otherwise it is
@@ -224,6 +225,8 @@ class InstallOffline(Checkpoint):
         console = serial_line(context.doc, self.serial_console, ",115200")
         serial, consoles = installed.consoles(console)
         before = root_arguments(root)
+        if root.encrypted and not self._grows(layout):
+            before += f" {NO_GROWTH}"
         if root_hash_arguments:
             before += f" {root_hash_arguments}"
         menu = menu_of(context, f"{before} {self.kernel_args}", consoles)

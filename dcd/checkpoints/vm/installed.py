@@ -185,13 +185,7 @@ def grow_root(root: Path, layout: DiskLayout) -> None:
     """Let the root partition take the rest of the disk at each start of the system."""
     mounted = layout.mounted_at("/")
     assert mounted is not None
-    # systemd-repart matches its files of a type, in order, with the partitions of that type.
-    alike = [one for one in layout.partitions if one.type == mounted.type]
-    for partition in alike:
-        growing = partition.number == mounted.number
-        text = f"[Partition]\nType={partition.type}\n" + ("" if growing else "Weight=0\n")
-        name = "root" if growing else f"partition-{partition.number}"
-        write(root, f"etc/repart.d/{partition.number:03}-{name}.conf", text)
+    write_growth(root, "etc/repart.d", layout, mounted)
     holder = layout.partition_of(mounted)
     if isinstance(holder, ContainerPartition) and holder.group is not None:
         device = f"/dev/mapper/{holder.luks.name}" if holder.luks else f"PARTUUID={holder.uuid}"
@@ -200,6 +194,18 @@ def grow_root(root: Path, layout: DiskLayout) -> None:
         write(root, _GROW_UNIT, unit)
         wanted = new_file(root, f"etc/systemd/system/local-fs.target.wants/{Path(_GROW_UNIT).name}")
         wanted.symlink_to(f"/{_GROW_UNIT}")
+
+
+def write_growth(root: Path, directory: str, layout: DiskLayout, mounted: VolumePartition) -> None:
+    """Write the definitions for systemd-repart, by which the partition of the root grows, into a directory of
+    the image."""
+    # It matches its files of a type, in order, with the partitions of that type.
+    alike = [one for one in layout.partitions if one.type == mounted.type]
+    for partition in alike:
+        growing = partition.number == mounted.number
+        text = f"[Partition]\nType={partition.type}\n" + ("" if growing else "Weight=0\n")
+        name = "root" if growing else f"partition-{partition.number}"
+        write(root, f"{directory}/{partition.number:03}-{name}.conf", text)
 
 
 def arrange_cloud_init(root: Path, wanted: bool) -> None:

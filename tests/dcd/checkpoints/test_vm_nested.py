@@ -1,11 +1,14 @@
 """What partitions hold in LUKS, LVM and before a tree of hashes: places and ids, and impossible combinations,
 each refused at its line."""
 
+import shutil
+import subprocess
 from typing import Any
 
 import pytest
 
 from dcd.checkpoints.boot.archive import DebianBootArchive
+from dcd.checkpoints.vm import opening
 from dcd.checkpoints.vm.disk import ContainerPartition, record_disk, recorded_disk
 from dcd.checkpoints.vm.install_iscsi import InstallISCSI
 from dcd.checkpoints.vm.install_offline import InstallOffline
@@ -231,6 +234,31 @@ def test_secrets_are_needed_by_reference(bench: Any) -> None:
     assert needs.secrets == ("DCD_SECRET_DISK", "/etc/dcd/secrets/disk")
     assert "cryptsetup" in needs.tools
     assert needs.disk_bytes > 2 << 30
+
+
+def test_an_encrypted_root_grows_before_it_is_opened(bench: Any) -> None:
+    for name in ("cryptroot", "lvm2"):
+        hook = bench.image / "usr/share/initramfs-tools/hooks" / name
+        hook.parent.mkdir(parents=True, exist_ok=True)
+        hook.touch()
+    inner = group(volume("root", ROOT))
+    behind = held('<format type="ext4" mountpoint="/srv"/>', 5)
+    encrypted = luks(inner)
+    for partitions, wanted in (
+        ((held(encrypted),), True),
+        ((held(inner),), False),  # A running system can do that.
+        ((held(f'<size val="512mb"/>{encrypted}'), behind), False),  # There is no room for it.
+    ):
+        shutil.rmtree(bench.image / "etc", ignore_errors=True)
+        layout = disk_layout(bench.doc(target(BIOS, EFI, BOOT, *partitions)))
+        write_opening(bench.image, layout)
+        assert (bench.image / opening.GROWTH_HOOK).exists() == wanted
+        if wanted:
+            script = bench.image / opening.GROWTH_SCRIPT
+            assert f"wait_for {layout.partitions[-1].uuid}\n" in script.read_text()
+            for file in (script, bench.image / opening.GROWTH_HOOK):
+                subprocess.run(["sh", "-n", file], check=True)
+            assert (bench.image / opening.GROWTH / "004-root.conf").exists()
 
 
 @pytest.mark.parametrize(

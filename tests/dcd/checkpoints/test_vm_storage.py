@@ -19,6 +19,7 @@ from dcd.checkpoints.vm.create_disk import CreateDisk
 from dcd.checkpoints.vm.disk import ContainerPartition, DiskLayout, recorded_disk
 from dcd.checkpoints.vm.install_offline import InstallOffline
 from dcd.checkpoints.vm.layout_checks import ESP
+from dcd.checkpoints.vm.opening import NO_GROWTH
 from dcd.manifest.doc import DataObjectDict
 from statemachine.errors import CheckpointError
 from store.host.tools import missing
@@ -115,7 +116,8 @@ def lvm(device: str, *command: str) -> str:
 
 
 def test_luks_holds_a_volume_group_with_the_system(ready: Any, tmp_path: Path) -> None:
-    disk, layout = install(ready, target(BOOT + held(LUKS), size="288mb"))
+    disk, layout = install(ready, target(BOOT + held(LUKS), size="288mb"), grow_root=False)
+    assert NO_GROWTH in (ready.image / "boot/grub/grub.cfg").read_text()
     wanted = described(ready.image)
     image, plain = tmp_path / "luks", tmp_path / "plain"
     container = part_of(disk, layout, 4, image)
