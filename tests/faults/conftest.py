@@ -155,10 +155,13 @@ class Witness:
                     named.add(event["data"]["key"])
         kept = {path.name for path in self.daemon.state_dir.glob("layers/*/*") if path.is_dir()}
         kept.discard(".work")
+        # Not by a glob: a removed workspace may disappear meanwhile.
         asides = [
-            str(path)
+            f"{directory}/{name}"
             for place in ("artifacts", "blobs", "layers")
-            for path in self.daemon.state_dir.glob(f"{place}/**/.*part*")
+            for directory, directories, files in os.walk(self.daemon.state_dir / place)
+            for name in (*directories, *files)
+            if name.startswith(".") and "part" in name
         ]
         return [
             *(f"left: {leak}" for leak in self.daemon.leaks()),
