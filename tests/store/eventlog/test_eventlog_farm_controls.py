@@ -13,6 +13,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from statemachine.build import Lifecycle
 from statemachine.errors import Refused
 from statemachine.events import (
     Actor,
@@ -106,7 +107,7 @@ class Owner:
         state = BuildMachine.rehydrate(self.log.read_build(self.build)).state
         if running := state.running:
             self.record(CheckpointInterrupted(running.name, running.attempts, "host-lost"))
-        elif state.sequence == 2:
+        elif state.lifecycle is Lifecycle.QUEUED:  # others may have taken it without starting it
             self.record(BuildStarted())
         for record in state.checkpoints[state.completed :]:
             attempt = state.next_attempt(record.name)
