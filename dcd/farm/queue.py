@@ -29,7 +29,7 @@ from dcd.farm.placing import lacking, queue_name
 from dcd.farm.scheduler import FarmScheduler
 from statemachine.errors import DcdError, Unavailable
 from store.eventlog.postgresql.connection import DEFAULTS, Connection, connect, explained
-from store.eventlog.postgresql.members import Member, heartbeat, lost, members
+from store.eventlog.postgresql.members import Member, heartbeat, lost, members_by
 
 logger = structlog.get_logger()
 
@@ -218,7 +218,7 @@ class Queue:
         lost_hosts = lost(connection, self._lost_seconds)
         with connection.cursor(row_factory=class_row(Row)) as cursor:
             rows = cursor.execute(_RUNNABLE, {"seconds": self._lost_seconds}).fetchall()
-        me = next((each for each in members(self._dsn) if each.host == self._host), None)
+        me = next((each for each in members_by(connection) if each.host == self._host), None)
         if me is None:
             raise Unavailable(f"{self._host} is no member of the farm any more")
         missing = tuple(

@@ -6,14 +6,13 @@ log.
 """
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 
 import structlog
 
 from dcd.configuration import Configuration
 from dcd.engine.runner import Runner
-from dcd.engine.scheduler import SPACE_CHECK_SECONDS, Scheduler
+from dcd.engine.scheduler import Scheduler
 from dcd.farm.builds import FarmBuilds
 from statemachine.build import Lifecycle
 from statemachine.errors import DcdError
@@ -83,15 +82,6 @@ class FarmScheduler(Scheduler):
         if self.draining:
             for build in self._tasks:
                 self.hand_over(build)
-
-    async def run(self) -> None:
-        """Look after the builds that are driven until cancelled."""
-        while True:
-            self._wake.clear()
-            self._start_builds()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), SPACE_CHECK_SECONDS)
-            await self._resume_starved()
 
     def _ended(self, build: str) -> None:
         super()._ended(build)

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 import sqlalchemy as sa
@@ -22,13 +22,33 @@ from store.eventlog import portable, projection
 from store.eventlog.errors import LogDamaged
 from store.eventlog.projection import BuildSummary
 from store.eventlog.tables import INTEGER, builds, events, layer_keys
+from store.eventlog.writer import Writer
 
 UNFINISHED = tuple(state for state in Lifecycle if state not in ENDED)
 """States that are not final."""
 
 
 class Queries(ABC):
-    """The reading methods of an event log."""
+    """The reading methods of an event log, and what its writer tells of it."""
+
+    _writer: Writer
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+    @property
+    def position(self) -> int:
+        return self._writer.position
+
+    @property
+    def trouble(self) -> DcdError | None:
+        return self._writer.trouble
 
     @abstractmethod
     def _reading(self) -> AbstractContextManager[sa.Connection]:

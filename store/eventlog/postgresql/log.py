@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Self
 
 import msgspec
 import psycopg
@@ -70,24 +69,10 @@ class PostgresqlLog(Queries):
         self.append = self._writer.append
         self.append_together = self._writer.append_together
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def close(self) -> None:
         self._listener.close()
         self._writer.close()
         self._readers.dispose()
-
-    @property
-    def position(self) -> int:
-        return self._writer.position
-
-    @property
-    def trouble(self) -> DcdError | None:
-        return self._writer.trouble
 
     def size_bytes(self) -> int:
         return 0

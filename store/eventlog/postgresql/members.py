@@ -109,8 +109,13 @@ def members(dsn: str) -> list[Member]:
     """All members, by host. Raises LogDamaged, Unavailable."""
     with explained(), connect(dsn) as connection:
         check(connection)
-        with connection.cursor(row_factory=class_row(Member)) as cursor:
-            return cursor.execute(_MEMBERS).fetchall()
+        return members_by(connection)
+
+
+def members_by(connection: Connection) -> list[Member]:
+    """The same over a connection that is there. Raises psycopg.Error."""
+    with connection.cursor(row_factory=class_row(Member)) as cursor:
+        return cursor.execute(_MEMBERS).fetchall()
 
 
 def placements(dsn: str) -> list[Placement]:

@@ -7,11 +7,10 @@ ensures it. Documented in `store.eventlog.interface`.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Self
 
 import sqlalchemy as sa
 
-from statemachine.errors import DcdError, Unavailable
+from statemachine.errors import Unavailable
 from store.eventlog.errors import LogDamaged
 from store.eventlog.high_water import HighWater
 from store.eventlog.interface import OnCommit
@@ -43,12 +42,6 @@ class SqliteLog(Queries):
         self.append = self._writer.append
         self.append_together = self._writer.append_together
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def close(self) -> None:
         self._writer.close()
         self._readers.dispose()
@@ -66,14 +59,6 @@ class SqliteLog(Queries):
         if not self.known_builds([build]):
             raise no_build(build)
         return EPOCH
-
-    @property
-    def position(self) -> int:
-        return self._writer.position
-
-    @property
-    def trouble(self) -> DcdError | None:
-        return self._writer.trouble
 
     def backup(self, target: Path) -> None:
         database.backup(self.path, target)
