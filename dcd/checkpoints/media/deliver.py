@@ -6,6 +6,7 @@ from pathlib import Path
 
 from dcd.checkpoints.interface import Context
 from dcd.manifest.doc import DataObjectCache, distro
+from dcd.platform.inside import new_file
 from statemachine.results import Artifact
 
 
@@ -13,6 +14,15 @@ def deliver_file(context: Context, path: Path, kind: str, *, evidence: bool = Fa
     """Deliver a file of the workspace as an artifact. Reads it once, for its digest. `evidence` is no
     product but a record of a test of one."""
     context.deliver(as_artifact(context, path, kind, evidence=evidence))
+
+
+def deliver_made(context: Context, made: Path, kind: str, name: str = "") -> Path:
+    """Move a file that was made in `tmp` to the media, under this name or its own, and deliver it. Returns
+    its place."""
+    result = new_file(context.media, name or made.name)
+    made.rename(result)
+    deliver_file(context, result, kind)
+    return result
 
 
 def as_artifact(

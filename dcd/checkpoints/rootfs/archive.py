@@ -17,7 +17,7 @@ from typing import Annotated, Literal, cast
 from dcd.checkpoints import products
 from dcd.checkpoints.image.compress import SquashfsPkgImgMod, excluded_faults
 from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report, Variance
-from dcd.checkpoints.media.deliver import deliver_file, media_name
+from dcd.checkpoints.media.deliver import deliver_made, media_name
 from dcd.checkpoints.rootfs import tar
 from dcd.checkpoints.rootfs.compression import (
     check_level,
@@ -34,7 +34,7 @@ from dcd.manifest.diagnostics import Diagnostic
 from dcd.manifest.doc import DataObjectCache, distro
 from dcd.manifest.forms import EXCLUDED
 from dcd.manifest.values import SIZE, size_bytes
-from dcd.platform.inside import listed, new_file
+from dcd.platform.inside import listed
 from statemachine.errors import CheckpointError
 
 Format = Literal["tar", "cpio", "squashfs", "erofs"]
@@ -156,9 +156,7 @@ class RootfsArchive(Checkpoint):
             context.report(Report(0.4, f"compressing {plain.stat().st_size / (1 << 20):.1f} MiB"))
             plain = compress(context, plain, self._compression, self.level)
         self._require_size(plain.stat().st_size)
-        result = new_file(context.media, plain.name)
-        plain.rename(result)
-        deliver_file(context, result, self.format)
+        result = deliver_made(context, plain, self.format)
         context.report(Report(1.0, f"{result.name}: {result.stat().st_size / (1 << 20):.1f} MiB"))
 
     @property

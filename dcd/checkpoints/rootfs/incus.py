@@ -16,7 +16,7 @@ from dcd.checkpoints import products
 from dcd.checkpoints.image.compress import SquashfsPkgImgMod, excluded_faults
 from dcd.checkpoints.image.os_release import os_release
 from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
-from dcd.checkpoints.media.deliver import deliver_file, media_name
+from dcd.checkpoints.media.deliver import deliver_file, deliver_made, media_name
 from dcd.checkpoints.rootfs.compression import check_level, compress, tools_of
 from dcd.checkpoints.rootfs.containers import architectures_of, warn_without_init
 from dcd.checkpoints.rootfs.tar import TarWriter
@@ -85,9 +85,7 @@ class IncusImage(Checkpoint):
             tar.close()
         context.report(Report(0.4, f"compressing {plain.stat().st_size / (1 << 20):.1f} MiB"))
         packed = compress(context, plain, self.compression, self.level)
-        result = new_file(context.media, packed.name)
-        packed.rename(result)
-        deliver_file(context, result, "incus")
+        deliver_made(context, packed, "incus")
         if self.form == "split":
             file_system = new_file(context.media, f"{stem}.squashfs")
             SquashfsPkgImgMod(self.name, exclude=self.exclude).pack(context, file_system)

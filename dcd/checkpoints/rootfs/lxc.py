@@ -12,14 +12,13 @@ import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated
 
 from dcd.checkpoints import products
 from dcd.checkpoints.image.compress import excluded_faults
 from dcd.checkpoints.image.os_release import os_release
 from dcd.checkpoints.interface import Checkpoint, Context, Report
-from dcd.checkpoints.media.deliver import deliver_file, media_name
+from dcd.checkpoints.media.deliver import deliver_made, media_name
 from dcd.checkpoints.rootfs.compression import check_level, compress
 from dcd.checkpoints.rootfs.containers import architectures_of, warn_without_init
 from dcd.checkpoints.rootfs.tar import TarWriter
@@ -27,7 +26,6 @@ from dcd.checkpoints.rootfs.tree import Tree, completed_image, with_attributes
 from dcd.manifest.diagnostics import Diagnostic
 from dcd.manifest.doc import DataObjectCache, distro
 from dcd.manifest.forms import EXCLUDED
-from dcd.platform.inside import new_file
 
 _HOST_NAME = "etc/hostname"
 _WORD = re.compile(r"[A-Za-z0-9_./:@+-]+")
@@ -87,13 +85,7 @@ class LXCImage(Checkpoint):
             tar.close()
         context.report(Report(0.4, f"compressing {root.stat().st_size / (1 << 20):.1f} MiB"))
         for kind, plain in (("lxc-metadata", metadata), ("lxc", root)):
-            self._deliver(context, plain, kind)
-
-    def _deliver(self, context: Context, plain: Path, kind: str) -> None:
-        packed = compress(context, plain, "xz", self.level)
-        result = new_file(context.media, packed.name)
-        packed.rename(result)
-        deliver_file(context, result, kind)
+            deliver_made(context, compress(context, plain, "xz", self.level), kind)
 
 
 def _metadata(context: Context, tree: Tree) -> Mapping[str, str]:

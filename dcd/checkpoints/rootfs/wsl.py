@@ -15,14 +15,14 @@ from dcd.checkpoints import products
 from dcd.checkpoints.image.accounts import account_of
 from dcd.checkpoints.image.compress import excluded_faults
 from dcd.checkpoints.interface import Checkpoint, Context, Report
-from dcd.checkpoints.media.deliver import deliver_file, media_name
+from dcd.checkpoints.media.deliver import deliver_made, media_name
 from dcd.checkpoints.rootfs.compression import check_level, compress
 from dcd.checkpoints.rootfs.tar import write_tar
 from dcd.checkpoints.rootfs.tree import completed_image
 from dcd.manifest.diagnostics import Diagnostic
 from dcd.manifest.doc import DataObjectCache, distro
 from dcd.manifest.forms import ACCOUNT, EXCLUDED, WORD
-from dcd.platform.inside import exists, new_file, resolve, write
+from dcd.platform.inside import exists, resolve, write
 from statemachine.errors import CheckpointError
 
 _RESOLVER = "etc/resolv.conf"
@@ -74,9 +74,7 @@ class WSLImage(Checkpoint):
             write_tar(file.write, tree.entries)
         context.report(Report(0.4, f"compressing {plain.stat().st_size / (1 << 20):.1f} MiB"))
         packed = compress(context, plain, "gzip", self.level)
-        result = new_file(context.media, f"{media_name(context.doc, tree.epoch)}.wsl")
-        packed.rename(result)
-        deliver_file(context, result, "wsl")
+        result = deliver_made(context, packed, "wsl", f"{media_name(context.doc, tree.epoch)}.wsl")
         context.report(Report(1.0, f"{result.name}: {result.stat().st_size / (1 << 20):.1f} MiB"))
 
     def _settle(self, context: Context) -> None:
