@@ -202,7 +202,7 @@ def grub_word(text: str) -> str:
 def grub_arguments(words: Sequence[str]) -> str:
     """The arguments of a kernel. Raises CheckpointError when they are too long for it."""
     check_length(" ".join(words))
-    return " ".join(grub_word(word) for word in words)
+    return " ".join(map(grub_word, words))
 
 
 def check_length(arguments: str) -> None:

@@ -360,12 +360,14 @@ def _choose(
     variant, listed = _BASE[_variant(software)], software.names("install")
     if context.stage is Stage.BASE:
         stored = context.packages is not None and not any(source.login for source in sources)
-        ahead = stored and context.locked is None
-        return choose_base(context, apt, variant, listed, ahead=ahead)
-    if kept_lists(context.root) is not None:
+        if stored and context.locked is None:
+            return choose_base(apt, variant, listed)
+        names = [*variant]
+    elif kept_lists(context.root) is not None:
         return choose_rest(place, variant, listed)
-    names = [*(() if context.stage is Stage.REST else variant), *listed]
-    wanted = wanted_by_name(context, apt, names)
+    else:
+        names = [*(() if context.stage is Stage.REST else variant), *listed]
+    wanted = {} if context.packages is None else wanted_by_name(apt, names)
     return Chosen(names, wanted, wanted)
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from lxml import etree
 
-from dcd.checkpoints.interface import Base, Context, UnsuitedBase
+from dcd.checkpoints.interface import Base, UnsuitedBase
 from dcd.checkpoints.packages import debian_list
 from dcd.checkpoints.transfer.deb_store import Wanted, wanted_by_name
 from dcd.manifest.objects.software import Software, SoftwareData
@@ -28,7 +28,6 @@ from dcd.platform.apt_root import (
     LISTS,
     Environment,
     Place,
-    wanted_files,
     with_nothing_installed,
 )
 from dcd.platform.inside import resolve
@@ -81,23 +80,12 @@ class Chosen:
     whole: Wanted | None = None
 
 
-def choose_base(
-    context: Context,
-    apt: Environment,
-    variant: Sequence[str],
-    listed: Sequence[str],
-    *,
-    ahead: bool,
-) -> Chosen:
-    """The packages of the base; with `ahead` those of the rest are fetched too, for the store. When apt finds
-    no solution for them, the download tells why."""
-    wanted = partial(wanted_by_name, context, apt)
-    if not ahead:
-        base = wanted(variant)
-        return Chosen(variant, base, base)
+def choose_base(apt: Environment, variant: Sequence[str], listed: Sequence[str]) -> Chosen:
+    """The packages of the base; those of the rest are fetched too, for the store. When apt finds no solution
+    for them, the download tells why."""
     everything = [*variant, *listed]
     with ThreadPoolExecutor(2) as beside:
-        base, whole = beside.map(wanted, (variant, everything))
+        base, whole = beside.map(partial(wanted_by_name, apt), (variant, everything))
     if whole and not base.keys() <= whole.keys():
         return Chosen(variant, base, base)  # the rest will not suit this base
     return Chosen(everything, whole, base)
@@ -106,8 +94,7 @@ def choose_base(
 def choose_rest(place: Place, variant: Sequence[str], listed: Sequence[str]) -> Chosen:
     """The packages of one installation of everything that the base in the root does not have.
     Raises `UnsuitedBase` when the base has others."""
-    apt = with_nothing_installed(place)
-    whole = {file.name: file for file in wanted_files(apt, [*variant, *listed])}
+    whole = wanted_by_name(with_nothing_installed(place), [*variant, *listed])
     if not whole:
         return Chosen(listed, {}, {}, {})  # the download tells why
     there = _installed(place)
@@ -126,7 +113,7 @@ def same_packages(place: Place, apt: Environment, chosen: Chosen) -> Iterator[No
     try:
         yield
     except CheckpointError:
-        _require_none({file.name for file in wanted_files(apt, chosen.names)})
+        _require_none(wanted_by_name(apt, chosen.names).keys())
         raise
     _require_none(_installed(place) ^ chosen.whole.keys())
 

@@ -39,9 +39,9 @@ Wanted = Mapping[str, WantedFile]
 """The packages of a transfer as apt's lists describe them, by their names in the package cache."""
 
 
-def wanted_by_name(context: Context, environment: Environment, packages: Sequence[str]) -> Wanted:
-    """What apt would download for the packages; nothing when there is no store."""
-    if not packages or context.packages is None:
+def wanted_by_name(environment: Environment, packages: Sequence[str]) -> Wanted:
+    """What apt would download for the packages."""
+    if not packages:
         return {}
     return {file.name: file for file in wanted_files(environment, packages)}
 
