@@ -113,9 +113,8 @@ class BuildState:
     event; `sequence`, `log_position` and `hash` belong to the last event. `time_origin` is where the
     build's time comes from (`dcd.planning.epoch`; "" for builds of version 0.1.0).
     `reproduces`, `variation`, `locked`, `profiles`, `group`, `cell`, `require` and `requires` as in
-    BuildSubmitted. The build has
-    worked for `worked_seconds` until it last stopped, and works again since `working_since`. `host` and
-    `epoch` are those of the last BuildPlaced; "" and 0 on a single machine.
+    BuildSubmitted. The build has worked for `worked_seconds` until it last stopped, and works again since
+    `working_since`. `host` and `epoch` are those of the last BuildPlaced; "" and 0 on a single machine.
     """
 
     id: str

@@ -12,8 +12,8 @@ from urllib.parse import quote
 from cli.client import ClientError, request
 from cli.text import duration, print_json, print_table
 
-HIDDEN = ("tool:", "secret:")
-"""Labels that are only in --json: a host has many of them."""
+HIDDEN = "tool:"
+"""The beginning of labels that are only in --json: a host has many of them."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -1,6 +1,7 @@
 """The queue's tables in the database of a farm: Procrastinate's own, which members may change.
 
-What a member does to them delays builds, and nothing else: the event log decides (`dcd.farm.jobs`).
+What a member does to them cannot alter a build: the event log decides (`dcd.farm.jobs`). It can delay builds,
+and have others take them.
 """
 
 import procrastinate

@@ -4,7 +4,7 @@ The event log is the truth and jobs are a cache of it, so every member makes the
 missing. A build whose owner may live is left alone: taking it from a living member wastes work.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 RUNNABLE = frozenset({"queued", "running", "pausing", "cancelling"})
@@ -15,7 +15,7 @@ RUNNABLE = frozenset({"queued", "running", "pausing", "cancelling"})
 class Situation:
     """An unfinished build: its state, its owner ("": none yet), and its job. `job` is the id of one that is
     queued or taken, None without one; `worker_lost` says that the worker which took the job has
-    been silent too long (False for a queued one)."""
+    been silent too long (False for a queued one). `priority` and `requires` are the build's."""
 
     build: str
     state: str
@@ -23,6 +23,8 @@ class Situation:
     job: int | None = None
     fetched: bool = False
     worker_lost: bool = False
+    priority: int = 0
+    requires: Sequence[str] = ()
 
 
 def needs_job(

@@ -65,31 +65,7 @@ class Found:
 
     me: Member
     occurring: tuple[tuple[str, ...], ...]
-    missing: tuple["Missing", ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Missing:
-    """A build that needs a job; `job` is the lost one."""
-
-    build: str
-    priority: int
-    requires: tuple[str, ...]
-    job: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A runnable build as the database knows it."""
-
-    build: str
-    state: str
-    host: str
-    priority: int
-    requires: list[str]
-    job: int | None
-    fetched: bool
-    worker_lost: bool
+    missing: tuple[Situation, ...]
 
 
 def application(dsn: str) -> procrastinate.App:
@@ -216,15 +192,13 @@ class Queue:
     def _seen(self, connection: Connection) -> Found:
         heartbeat(connection, 3 * self._interval, self._labels, version("dcd"))
         lost_hosts = lost(connection, self._lost_seconds)
-        with connection.cursor(row_factory=class_row(Row)) as cursor:
+        with connection.cursor(row_factory=class_row(Situation)) as cursor:
             rows = cursor.execute(_RUNNABLE, {"seconds": self._lost_seconds}).fetchall()
         me = next((each for each in members_by(connection) if each.host == self._host), None)
         if me is None:
             raise Unavailable(f"{self._host} is no member of the farm any more")
         missing = tuple(
-            Missing(row.build, row.priority, tuple(row.requires), row.job)
-            for row in rows
-            if needs_job(_situation(row), self._host, self._scheduler.driving, lost_hosts)
+            row for row in rows if needs_job(row, self._host, self._scheduler.driving, lost_hosts)
         )
         occurring = {tuple(row.requires) for row in rows}
         return Found(me, tuple(sorted(occurring)), missing)
@@ -238,11 +212,7 @@ def _forgive_jobs(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> N
         loop.default_exception_handler(context)
 
 
-def _situation(row: Row) -> Situation:
-    return Situation(row.build, row.state, row.host, row.job, row.fetched, row.worker_lost)
-
-
-async def _put(app: procrastinate.App, missing: Missing) -> None:
+async def _put(app: procrastinate.App, missing: Situation) -> None:
     """Make the job of a build, or take back a lost one."""
     if missing.job is not None:
         with contextlib.suppress(exceptions.ConnectorException):  # another member was faster
