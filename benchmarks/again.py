@@ -15,7 +15,7 @@ from benchmarks.daemon import Daemon, daemon
 from benchmarks.examples import with_package, without_boots
 from benchmarks.figure import Figure, ratios
 from benchmarks.live_image import bare_build, packages_of
-from benchmarks.memory import MOST_MIB, warm_up, watched
+from benchmarks.memory import MOST_MIB, fill, watched
 from benchmarks.rounds import Rounds
 
 MOST_UNCHANGED_SECONDS = 1.0
@@ -38,12 +38,13 @@ def added(scratch: Path, rounds: Rounds) -> Iterator[Figure]:
     one_added: list[float] = []
     grown: list[float] = []
     memory: list[float] = []
-    warm_up()
     for number in rounds:
         directory = scratch / f"round-{number}"
+        fill(scratch)
         seconds, packages = bare_build(directory / "bare", larger)
         bare.append(seconds)
         shutil.rmtree(directory / "bare")
+        fill(scratch)
         with daemon(directory / "dcd") as running, watched(running) as used_bytes:
             cold.append(running.build(manifest)[1])
             unchanged += [_reuse(running, manifest) for _ in range(UNCHANGED_TIMES)]

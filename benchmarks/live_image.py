@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks.daemon import children_cpu_seconds, daemon
 from benchmarks.examples import Image, run_script, without_boots
 from benchmarks.figure import Figure, ratios
-from benchmarks.memory import warm_up
+from benchmarks.memory import fill
 from benchmarks.rounds import Rounds
 
 SCRIPT = Path(__file__).with_name("bare-live-build.sh")
@@ -37,7 +37,6 @@ def live_build(scratch: Path, rounds: Rounds) -> Iterator[Figure]:
     bare: list[Side] = []
     through_dcd: list[Side] = []
     checkpoints: dict[str, list[float]] = {}
-    warm_up()
     _pair(scratch / "warm", manifest, image, ("bare", "dcd"))
     for number in rounds:
         # Each side is first in every other round.
@@ -79,6 +78,7 @@ def _pair(
     packages: dict[str, str] = {}
     status: dict[str, Any] = {}
     for side in order:
+        fill(work.parent)
         used = children_cpu_seconds()
         if side == "bare":
             wall, packages[side] = bare_build(work / side, image)

@@ -1,8 +1,9 @@
 """The memory of a daemon, its launcher, planners and workers, without that of the tools that they run."""
 
-import mmap
 import os
+import shutil
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,8 @@ from benchmarks.daemon import Daemon
 
 EVERY_SECONDS = 1.0
 MOST_MIB = 300.0
-_LEAVE_BYTES = 1 << 30
+_LEAVE_BYTES = 1 << 28
+_PIECE_BYTES = 1 << 20
 
 
 @contextmanager
@@ -73,11 +75,16 @@ def _pss_bytes(process: int) -> int:
     return sum(int(line.split()[1]) << 10 for line in lines if line.startswith("Pss:"))
 
 
-def warm_up() -> None:
-    """Use all free memory once. A virtual machine gets it from its host only then, which takes time that
-    would count for whichever side is first."""
+def fill(scratch: Path) -> None:
+    """Fill free memory with clean page cache, of a sparse file in the directory. A virtual machine may give
+    free memory back to its host (free page reporting of virtio-balloon) and get it again slowly, which
+    would count for whichever side uses it first. Page cache stays, and is replaced when memory is
+    needed. Call it before each side."""
     fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-    free_bytes = int(fields["MemFree"].split()[0]) << 10
-    if free_bytes > _LEAVE_BYTES:
-        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE
-        mmap.mmap(-1, free_bytes - _LEAVE_BYTES, flags=flags).close()
+    size_bytes = (int(fields["MemFree"].split()[0]) << 10) - _LEAVE_BYTES
+    if size_bytes <= 0:
+        return
+    with tempfile.NamedTemporaryFile(dir=scratch, prefix="fill-", delete=False) as file:
+        file.truncate(size_bytes)
+        with Path(os.devnull).open("wb") as nothing:
+            shutil.copyfileobj(file, nothing, _PIECE_BYTES)

@@ -15,7 +15,7 @@ from benchmarks.daemon import Daemon, daemon
 from benchmarks.examples import with_package, without_boots
 from benchmarks.figure import Figure, ratios
 from benchmarks.live_image import bare_build, packages_of
-from benchmarks.memory import MOST_MIB, warm_up, watched
+from benchmarks.memory import MOST_MIB, fill, watched
 from benchmarks.rounds import Rounds
 
 MOST_RATIO = 0.8
@@ -30,12 +30,12 @@ def several(scratch: Path, rounds: Rounds) -> Iterator[Figure]:
     bare: list[float] = []
     through_dcd: list[float] = []
     memory: list[float] = []
-    warm_up()
     for number in rounds:
         lists: dict[str, list[str]] = {}
         # Each side is first in every other round.
         for side in ("bare", "dcd")[:: 1 if number % 2 == 0 else -1]:
             work = scratch / side
+            fill(scratch)
             if side == "bare":
                 built = [bare_build(work / str(n), each) for n, each in enumerate(images)]
                 bare.append(sum(seconds for seconds, _ in built))

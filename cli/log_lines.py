@@ -20,7 +20,7 @@ TAIL_BYTES = 4 * 1024
 """Of a log longer than the first when it is opened, only so much of the end is read."""
 
 RETRY_SECONDS = 0.5
-LAST_WORDS_SECONDS = 2.0
+LAST_WORDS_SECONDS = 10.0
 """How long `end` waits for the last lines of an attempt that has ended."""
 
 

@@ -252,8 +252,7 @@ class Daemon:
             unfinished = await builds.load_unfinished()
             losses = await asyncio.to_thread(recover, events, stores, unfinished)
             logger.info("recovered", unfinished=len(unfinished), position=events.position)
-            host = "" if farm is None else farm.host
-            runner = Runner(builds, stores, self.settings, planner, host)
+            runner = Runner(builds, stores, self.settings, planner)
             scheduler = Scheduler(builds, runner, self.settings)
             if farm is not None:
                 scheduler = await asyncio.to_thread(farm.scheduler, runner, self._launcher)

@@ -25,7 +25,7 @@ from hypothesis import HealthCheck, settings
 from cli import client
 from dcd.worker.recover import leftover_workers
 from store.packages import Packages
-from tests.forking import Forked, Zygote, mount_namespace, settings_of_python
+from tests.forking import Forked, Zygote, mount_namespace, python_here
 
 PROMPT_SECONDS = 60.0
 SETTLED = ("paused", "failed", "cancelled", "completed")
@@ -155,7 +155,7 @@ def open_way(directory: Path) -> None:
             place.chmod(0o711)
 
 
-_python = settings_of_python()
+_python = python_here()
 _zygotes: list[Zygote] = []
 """One for each mount namespace of this process; the last is that of the present one."""
 
@@ -163,7 +163,7 @@ _zygotes: list[Zygote] = []
 def forked_or_started(command: list[str], **output: Any) -> "Forked | subprocess.Popen[bytes]":
     """Fork the daemon from a process that has loaded its code; start it where it is to load it otherwise, or
     by another program."""
-    if command[:3] != [sys.executable, "-m", "dcd.main"] or settings_of_python() != _python:
+    if command[:3] != [sys.executable, "-m", "dcd.main"] or python_here() != _python:
         return subprocess.Popen(command, **output)
     return zygote_here().launch(command, **output)
 
@@ -279,7 +279,7 @@ class Daemon:
     def run(self, *arguments: str | Path) -> "subprocess.CompletedProcess[str]":
         """Run dcctl and return what came of it."""
         given, place = list(map(str, arguments)), str(self.socket)
-        if settings_of_python() == _python and current_thread() is main_thread():
+        if python_here() == _python and current_thread() is main_thread():
             return zygote_here().run_dcctl(given, 120, DCD_SOCKET=place)
         command = [sys.executable, "-m", "cli.main", *given]
         environment = {**os.environ, "DCD_SOCKET": place}

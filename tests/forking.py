@@ -192,6 +192,8 @@ def mount_namespace() -> int:
     return Path("/proc/self/ns/mnt").stat().st_ino
 
 
-def settings_of_python() -> dict[str, str]:
-    """The variables by which Python finds modules, among others."""
-    return {name: value for name, value in os.environ.items() if name.startswith("PYTHON")}
+def python_here() -> tuple[str, dict[str, str]]:
+    """The Python that programs are started with, and the variables by which it finds modules, among others.
+    A process that another one was started with may know other modules and plug-ins."""
+    variables = {name: value for name, value in os.environ.items() if name.startswith("PYTHON")}
+    return sys.executable, variables

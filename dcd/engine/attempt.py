@@ -61,7 +61,7 @@ BASE_SHARE = 0.5
 @dataclass(frozen=True, slots=True)
 class Resources:
     """The resources of attempts. `record` records a change by the engine, and waits as long as the
-    event log accepts no events. `host` is this member of the farm, "" on a single machine."""
+    event log accepts no events."""
 
     builds: Builds
     stores: Stores
@@ -69,7 +69,6 @@ class Resources:
     planner: Planning
     needs: Needs
     record: Callable[[str, Change], Awaitable[BuildState]]
-    host: str = ""
 
     def of_build(self, state: BuildState, index: int) -> OfBuild:
         """The question to a planner about a checkpoint of a build."""
@@ -151,7 +150,7 @@ class Attempt:
                 external=self._external,
                 base=self._ground.base,
                 grown=grown_from(planned),
-                host=self._resources.host,
+                host=self._resources.builds.host,
             )
         )
         logger.info(

@@ -77,14 +77,12 @@ class Runner:
         stores: Stores,
         settings: Callable[[], Configuration],
         planner: Planning = HERE,
-        host: str = "",
     ) -> None:
         self.builds = builds
         self.stores = stores
-        self._host = host
         self._needs = Needs(planner)
         self._resources = Resources(
-            builds, stores, settings, planner, self._needs, self._record_durably, host
+            builds, stores, settings, planner, self._needs, self._record_durably
         )
         self._planned_at: dict[str, float] = {}
         self.stopping = False
@@ -233,7 +231,7 @@ class Runner:
         released. Only the host that has claimed a resource can release it."""
         record = state.running
         assert record is not None
-        here = record.host == self._host
+        here = record.host == self.builds.host
         if here and (workspace := claiming_workspace(state)):
             try:
                 await release_claims(self.stores.privileged.release, state)

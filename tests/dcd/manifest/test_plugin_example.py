@@ -53,11 +53,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture
 def host(
-    cold_daemon: Any,
-    really_started: None,
-    environment: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    cold_daemon: Any, environment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Any]:
     """A daemon in that environment, whose configuration lists a module beside the plug-in."""
     monkeypatch.setattr(sys, "executable", str(environment.parents[2] / "bin/python"))
