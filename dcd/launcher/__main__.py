@@ -56,6 +56,9 @@ OPERATIONS = (
 )
 """The methods of `Operations` that may be requested."""
 
+WITH_DESCRIPTOR = {"pack_layer": "sink", "unpack_layer": "source"}
+"""Those that need a descriptor, and the argument that it becomes."""
+
 LAYERS = (
     *("prepare", "begin", "branch", "release", "find", "stale", "touch", "document", "remove"),
     *("layers", "stale_layers", "workspaces", "reconcile", "check"),
@@ -156,6 +159,10 @@ class Launcher:
                 return self._listener is not None and self._listener.is_reachable()
             case "stop_listening" if self._listener is not None:
                 return self._listener.remove()
+            case _ if name in WITH_DESCRIPTOR:
+                (descriptor,) = _streams(descriptors)
+                given = {**arguments, WITH_DESCRIPTOR[name]: descriptor}
+                return _called(getattr(operations, name), given)
             case _ if name in OPERATIONS:
                 return _called(getattr(operations, name), arguments)
         start, _, method = name.partition(".")
@@ -221,6 +228,15 @@ def _only(descriptors: list[int]) -> int:
     if len(descriptors) != 1:
         raise ValueError("the operation needs one descriptor")
     return descriptors.pop()
+
+
+def _streams(descriptors: list[int]) -> list[int]:
+    """The descriptors of a request, if they are streams of bytes: to write to other things can need rights
+    that the main process does not have."""
+    kinds = (stat.S_ISREG, stat.S_ISFIFO, stat.S_ISSOCK)
+    if len(descriptors) != 1 or not any(kind(os.fstat(descriptors[0]).st_mode) for kind in kinds):
+        raise ValueError("the operation needs one descriptor, of a file, a pipe or a socket")
+    return descriptors
 
 
 def _called(

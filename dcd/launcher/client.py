@@ -20,7 +20,7 @@ from statemachine.results import Artifact
 from store.host.conversation import Ended, gone, receive, result_of, send
 from store.host.interpreter import module_command, module_environment
 from store.host.plain import as_plain, from_plain
-from store.layers import Check, Layer, LayerRecord, Layers, Workspace
+from store.layers import Check, ExpectedLayer, Layer, LayerRecord, Layers, Workspace
 from store.layers.comparison import LayerDifferences
 
 T = TypeVar("T")
@@ -55,6 +55,10 @@ class Privileged(Protocol):
     def compare_layers(self, first: str, second: str, most: int) -> LayerDifferences: ...
 
     def content_of(self, key: str) -> str: ...
+
+    def pack_layer(self, key: str, sink: int) -> None: ...
+
+    def unpack_layer(self, source: int, expected: ExpectedLayer) -> Layer: ...
 
     def place_of(self, key: str) -> str: ...
 
@@ -145,6 +149,12 @@ class Launcher:
     def content_of(self, key: str) -> str:
         return self._call(str, "content_of", key=key)
 
+    def pack_layer(self, key: str, sink: int) -> None:
+        self._call_with(sink, "pack_layer", key=key)
+
+    def unpack_layer(self, source: int, expected: ExpectedLayer) -> Layer:
+        return from_plain(Layer, self._call_with(source, "unpack_layer", expected=expected))
+
     def place_of(self, key: str) -> str:
         return self._call(str, "place_of", key=key)
 
@@ -209,12 +219,17 @@ class Launcher:
         """The plain result of an operation. Raises its error."""
         return self.call_for_descriptors(operation, **arguments)[0]
 
-    def call_for_descriptors(self, operation: str, **arguments: Any) -> tuple[Any, list[int]]:
-        """The same with the descriptors that come with it."""
+    def call_for_descriptors(
+        self, operation: str, *given: int, **arguments: Any
+    ) -> tuple[Any, list[int]]:
+        """The same with the descriptors that come with it. Those that are `given` stay open here."""
         with self._converse() as connection:
             with contextlib.suppress(BrokenPipeError):
-                send(connection, {"operation": operation, "arguments": arguments})
+                send(connection, {"operation": operation, "arguments": arguments}, given)
             return _answer(connection)
+
+    def _call_with(self, descriptor: int, operation: str, **arguments: Any) -> Any:
+        return self.call_for_descriptors(operation, descriptor, **arguments)[0]
 
     def _converse(self) -> socket.socket:
         mine, its = socket.socketpair()

@@ -27,7 +27,7 @@ from dcd.platform.control_group import Delegated
 from dcd.worker.kinds import AUTO
 from dcd.worker.recover import detach_loops, kill_leftovers
 from dcd.worker.request import Grants, WorkerRequest
-from statemachine.errors import DcdError, NotFound, UsageError
+from statemachine.errors import DcdError, NotFound, Refused, UsageError
 from statemachine.plan import Inputs
 from statemachine.results import Artifact
 from store.artifacts import Artifacts
@@ -35,7 +35,7 @@ from store.host.interpreter import module_command, module_environment
 from store.host.mounts import file_system_of
 from store.host.regular import open_regular, read_regular
 from store.host.secret_files import MAX_BYTES, PREFIX, secret_file
-from store.layers import Layer, LayerRecord, LayerStore, Workspace
+from store.layers import ExpectedLayer, Layer, LayerRecord, LayerStore, Workspace
 from store.layers.comparison import LayerDifferences, compare_layers
 from store.layers.content import CONTENT, MOST_PACKED_BYTES
 from store.layers.takeover import take_over
@@ -137,6 +137,19 @@ class Operations:
             example = tuple(str(self.layers.file(key, path)) for key in (first, second))
             return replace(differences, example=example)
         return differences
+
+    def pack_layer(self, key: str, sink: int) -> None:
+        """Write the layer of that key as one stream to a descriptor, of a regular file, a pipe or a socket,
+        which blocks and stays open. Raises NotFound; Refused for a layer that cannot be moved; Unprepared
+        when the host lacks zstd(1), or nobody takes the stream."""
+        raise Refused(f"layer {key} is not moved to another host")
+
+    def unpack_layer(self, source: int, expected: ExpectedLayer) -> Layer:
+        """Make the layer from a stream that `pack_layer` wrote, read from a descriptor as there. A layer that
+        exists with this content is returned without reading. Raises Refused, leaving nothing, for another
+        layer than expected, and for a stream that is damaged or holds what no layer can; NotFound without
+        the parent; DiskFull; Unprepared; DcdError when the package store lacks a file of its list."""
+        raise Refused(f"layer {expected.key} is not taken from another host")
 
     def place_of(self, key: str) -> str:
         """The back end and the file system of the layer `key`, for people; "" without one."""

@@ -1,5 +1,13 @@
 """Layers: immutable results of completed checkpoints, behind one interface with several back ends."""
 
-from store.layers.interface import Check, Layer, LayerRecord, Layers, LayerStore, Workspace
+from store.layers.interface import (
+    Check,
+    ExpectedLayer,
+    Layer,
+    LayerRecord,
+    Layers,
+    LayerStore,
+    Workspace,
+)
 
-__all__ = ["Check", "Layer", "LayerRecord", "LayerStore", "Layers", "Workspace"]
+__all__ = ["Check", "ExpectedLayer", "Layer", "LayerRecord", "LayerStore", "Layers", "Workspace"]

@@ -73,6 +73,17 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True)
+class ExpectedLayer:
+    """What identifies a layer on all hosts: its key, that of its parent, the digest of its content, as in
+    CheckpointCompleted, and the name of its back end, which stores trees in its own way."""
+
+    key: str
+    parent: str | None
+    content: str
+    backend: str
+
+
+@dataclass(frozen=True, slots=True)
 class Workspace:
     """An attempt's writable tree. JSON-encodable: the daemon sends it to the worker.
 
