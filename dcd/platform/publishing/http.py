@@ -1,15 +1,17 @@
-"""Requests to a server that is published to, with bounded retries.
+"""Requests to a server that products or layers are in, with bounded retries.
 
 A request that is not answered in time, breaks off, or is answered by 429 or 5xx is sent again after a pause,
-a few times; then it is an error, as is every answer that its caller does not expect. Pieces of files are
-streamed, and read anew for each try.
+a few times; then it is the error Broken. Every other answer that its caller does not expect is a
+CheckpointError. Pieces of files are streamed, and read anew for each try. A long answer is streamed too, by
+one request: its reader knows from where another one continues.
 """
 
 import ssl
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -21,6 +23,11 @@ PAUSES = (1.0, 3.0, 7.0)
 MOST_ANSWER_BYTES = 8 << 20
 _CHUNK_BYTES = 1 << 20
 _SHOWN = 500
+
+
+class Broken(CheckpointError):
+    """A server that cannot be reached, does not answer in time, breaks off or is out of order. It may work
+    later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +65,36 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class Texts:
+    """What errors say about a server for its purpose: what it does not do, and what to do when it does not
+    work, refuses the credentials, or does not have the place."""
+
+    failing: str
+    not_working: str
+    no_credentials: str
+    no_place: str
+
+
+PUBLISHING = Texts(
+    "does not take what is published",
+    "nothing is visible there of what is incomplete; when the server works again, dcctl retry "
+    "continues with what it does not have yet",
+    "correct the secret that `credentials` names, or have its user be allowed to write there",
+    "create it, or correct its name in the manifest",
+)
+
+
+@dataclass(frozen=True, slots=True)
 class Server:
     """A server: scheme, host and port; `timeout_seconds` for each step of a request. `say` reports retries,
-    `pauses` are those between tries."""
+    `pauses` are those between tries, `texts` are those of errors."""
 
     scheme: str
     host: str
     timeout_seconds: float = 60.0
     say: Callable[[str], None] = lambda _: None
     pauses: tuple[float, ...] = field(default_factory=lambda: PAUSES)
+    texts: Texts = PUBLISHING
 
     def send(
         self,
@@ -85,11 +113,8 @@ class Server:
         for pause in (*pauses, None):
             try:
                 answer = self._sent(method, target, headers(), body)
-            except (OSError, HTTPException) as error:
-                problem, answer = f"{type(error).__name__}: {error}", None
-            except ValueError:
-                # Its text has the header, and so a login or a token.
-                problem, answer = "the name of the host or a header is impossible", None
+            except ERRORS as error:
+                problem, answer = _named(error), None
             if answer is not None:
                 if answer.status in ok:
                     return answer
@@ -102,16 +127,46 @@ class Server:
                 f"{self.host}: {problem.splitlines()[0][:_SHOWN]}; trying again in {pause:g} s"
             )
             time.sleep(pause)
-        raise CheckpointError(
-            f"{self.host} does not take what is published",
-            f"{method} {target.partition('?')[0]}: {problem} (tried {len(pauses) + 1} times)",
-            "nothing is visible there of what is incomplete; when the server works again, dcctl retry "
-            "continues with what it does not have yet",
-        )
+        raise self._failed(method, target, problem, len(pauses) + 1)
+
+    @contextmanager
+    def streamed(
+        self, target: str, headers: Mapping[str, str], *, ok: Collection[int]
+    ) -> Iterator[tuple[Answer, Iterator[bytes]]]:
+        """The answer to one GET, whose body comes in pieces. They end early when the connection breaks off
+        without an error. Raises CheckpointError as `send`, for the pieces too."""
+        with ExitStack() as stack:
+            try:
+                response = stack.enter_context(self._answered("GET", target, headers, b""))
+                refused = response.status not in ok
+                answer = _answer(response, response.read(MOST_ANSWER_BYTES) if refused else b"")
+            except ERRORS as error:
+                raise self._failed("GET", target, _named(error), 1) from error
+            if refused:
+                problem = f"it answers {answer.status}: {_text(answer.body)}"
+                if answer.status == 429 or answer.status >= 500:
+                    raise self._failed("GET", target, problem, 1)
+                raise self._refused("GET", target, answer)
+            yield answer, self._pieces(target, response)
+
+    def _pieces(self, target: str, response: HTTPResponse) -> Iterator[bytes]:
+        try:
+            while piece := response.read(_CHUNK_BYTES):
+                yield piece
+        except ERRORS as error:
+            raise self._failed("GET", target, _named(error), 1) from error
 
     def _sent(
         self, method: str, target: str, headers: Mapping[str, str], body: bytes | Piece
     ) -> Answer:
+        with self._answered(method, target, headers, body) as response:
+            content = b"" if method == "HEAD" else response.read(MOST_ANSWER_BYTES)
+            return _answer(response, content)
+
+    @contextmanager
+    def _answered(
+        self, method: str, target: str, headers: Mapping[str, str], body: bytes | Piece
+    ) -> Iterator[HTTPResponse]:
         if self.scheme == "https":
             context = ssl.create_default_context()
             connection: HTTPConnection = HTTPSConnection(
@@ -129,12 +184,16 @@ class Server:
             connection.endheaders()
             for chunk in body.chunks() if isinstance(body, Piece) else [body] if body else []:
                 connection.send(chunk)
-            answer = connection.getresponse()
-            content = b"" if method == "HEAD" else answer.read(MOST_ANSWER_BYTES)
-            found = {name.lower(): value for name, value in answer.getheaders()}
-            return Answer(answer.status, found, content)
+            yield connection.getresponse()
         finally:
             connection.close()
+
+    def _failed(self, method: str, target: str, problem: str, tries: int) -> Broken:
+        return Broken(
+            f"{self.host} {self.texts.failing}",
+            f"{method} {target.partition('?')[0]}: {problem} (tried {tries} times)",
+            self.texts.not_working,
+        )
 
     def _refused(self, method: str, target: str, answer: Answer) -> CheckpointError:
         where = f"{method} {target.partition('?')[0]}: {answer.status} {_text(answer.body)}".strip()
@@ -142,21 +201,37 @@ class Server:
             return CheckpointError(
                 f"{self.host} refuses the credentials ({answer.status})",
                 where,
-                "correct the secret that `credentials` names, or have its user be allowed to write there",
+                self.texts.no_credentials,
             )
         if answer.status == 404:
             return CheckpointError(
-                f"{self.host} does not have the place to publish to (404)",
+                f"{self.host} does not have the place (404)",
                 where,
-                "create it, or correct its name in the manifest",
+                self.texts.no_place,
             )
-        return CheckpointError(f"{self.host} refuses what is published ({answer.status})", where)
+        return CheckpointError(f"{self.host} refuses a request ({answer.status})", where)
 
 
 def server_of(url: str, timeout_seconds: float, say: Callable[[str], None]) -> tuple[Server, str]:
     """The server of a URL, and the path in it, without a slash at its end."""
     parts = urlsplit(url)
     return Server(parts.scheme, parts.netloc, timeout_seconds, say), parts.path.rstrip("/")
+
+
+ERRORS = (OSError, HTTPException, ValueError)
+"""How requests fail."""
+
+
+def _named(error: Exception) -> str:
+    if isinstance(error, ValueError):
+        # Its text has the header, and so a login or a token.
+        return "the name of the host or a header is impossible"
+    return f"{type(error).__name__}: {error}"
+
+
+def _answer(response: HTTPResponse, body: bytes) -> Answer:
+    found = {name.lower(): value for name, value in response.getheaders()}
+    return Answer(response.status, found, body)
 
 
 def _text(body: bytes) -> str:

@@ -3,22 +3,32 @@
 A blob is sent in pieces; after a break the registry says how much it has, and the rest follows, or it is sent
 again from its begin to a registry that cannot continue. A manifest is
 only sent when all that it names is there, and a tag when its manifest is, so a registry never shows a part.
+What is fetched is only accepted with the digest that names it; a blob continues after a break as well.
 Source: the OCI distribution specification 1.1; Docker's token authentication for registries.
 """
 
 import base64
+import hashlib
 import json
 import re
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import BinaryIO
 from urllib.parse import quote, urlencode, urljoin, urlsplit
 
-from dcd.platform.publishing.http import Answer, Piece, Server, server_of
+from dcd.platform.publishing.http import Answer, Broken, Piece, Server, server_of
 from statemachine.errors import CheckpointError
 
 PIECE_BYTES = 16 << 20
 _BREAKS = 8
-"""How often the sending of one blob may break off."""
+"""How often the sending, or the fetching, of one blob may break off."""
+_SLOWEST_BYTES = 64 << 10
+"""In a second: a registry that sends less is given up."""
+_TAGS = 1000
+"""The number of tags that are asked for at once."""
+_ELSEWHERE = (302, 303, 307, 308)
 
 ACCEPTED = ", ".join(
     (
@@ -91,6 +101,114 @@ class Registry:
         """Send a manifest under a tag or its digest."""
         path = f"{self._base}/manifests/{quote(reference, safe=':')}"
         self._send("PUT", path, {"Content-Type": media_type}, content, ok=(201,))
+
+    def manifest(self, reference: str) -> tuple[str, bytes] | None:
+        """The digest and the content of the manifest of a tag or digest; None when there is none. Raises
+        CheckpointError, also for a content that does not have the digest."""
+        path = f"{self._base}/manifests/{quote(reference, safe=':')}"
+        answer = self._send("GET", path, {"Accept": ACCEPTED}, ok=(200, 404))
+        if answer.status == 404:
+            return None
+        digest = f"sha256:{hashlib.sha256(answer.body).hexdigest()}"
+        stated = reference if ":" in reference else answer.headers.get("docker-content-digest")
+        if stated not in (None, digest):
+            raise self._wrong(f"the manifest {reference}", digest)
+        return digest, answer.body
+
+    def fetch_blob(self, digest: str, size_bytes: int, sink: BinaryIO) -> None:
+        """Write a blob to an empty file. Raises CheckpointError, also for bytes that do not have the digest
+        and for a registry that does not get on; then the file has anything in it."""
+        path, breaks, got = f"{self._base}/blobs/{digest}", 0, 0
+        found = hashlib.sha256()
+        deadline = time.monotonic() + self.server.timeout_seconds + size_bytes / _SLOWEST_BYTES
+        while True:
+            try:
+                with self._blob(path, got) as (answer, pieces):
+                    if got and answer.status == 200:  # It cannot continue.
+                        sink.seek(0)
+                        sink.truncate()
+                        got, found = 0, hashlib.sha256()
+                    for piece in pieces:
+                        got += len(piece)
+                        if got > size_bytes:
+                            raise self._wrong(f"the blob {digest}", f"more than {size_bytes} bytes")
+                        if time.monotonic() > deadline:
+                            raise CheckpointError(f"{self.server.host} is too slow for {digest}")
+                        found.update(piece)
+                        sink.write(piece)
+                problem = None
+            except Broken as error:
+                problem = error
+            if got == size_bytes:
+                break
+            breaks += 1
+            if breaks > _BREAKS:
+                raise problem or self._wrong(f"the blob {digest}", f"only {got} bytes")
+            self.server.say(f"{self.server.host} breaks off after {got} bytes; continuing")
+            time.sleep(self.server.pauses[0] if self.server.pauses else 0)
+        if f"sha256:{found.hexdigest()}" != digest:
+            raise self._wrong(f"the blob {digest}", f"sha256:{found.hexdigest()}")
+
+    @contextmanager
+    def _blob(self, path: str, start: int) -> Iterator[tuple[Answer, Iterator[bytes]]]:
+        """A blob from an offset on, from where the registry has it: it may be a store of objects, which does
+        not get the login."""
+        ranges = {"Range": f"bytes={start}-"} if start else {}
+        ok = (200, 206, *_ELSEWHERE)
+        with self.server.streamed(path, {**ranges, **self._tokens}, ok=(*ok, 401)) as found:
+            answer = found[0]
+            if answer.status in (200, 206):
+                yield found
+                return
+        if answer.status == 401:
+            self._authenticate(answer.headers.get("www-authenticate", ""))
+            with self.server.streamed(path, {**ranges, **self._tokens}, ok=(200, 206)) as found:
+                yield found
+            return
+        server, target = self._elsewhere(answer.headers.get("location", ""))
+        with server.streamed(target, ranges, ok=(200, 206)) as found:
+            yield found
+
+    def delete_manifest(self, digest: str) -> None:
+        """Delete a manifest with all its tags; the registry frees its blobs when it collects garbage."""
+        self._send("DELETE", f"{self._base}/manifests/{digest}", ok=(202, 404))
+
+    def tags(self) -> list[str]:
+        """All tags."""
+        found: dict[str, None] = {}
+        query = ""
+        while True:
+            answer = self._send("GET", f"{self._base}/tags/list{query}", ok=(200, 404))
+            if answer.status == 404:
+                return []
+            try:
+                tags = [str(each) for each in json.loads(answer.body)["tags"] or []]
+            except (ValueError, KeyError, TypeError) as error:
+                raise CheckpointError(f"{self.server.host} lists no tags", repr(error)) from error
+            known = len(found)
+            found |= dict.fromkeys(tags)
+            if "link" not in answer.headers or len(found) == known:
+                return list(found)
+            query = f"?{urlencode({'n': _TAGS, 'last': tags[-1]})}"
+
+    def _elsewhere(self, location: str) -> tuple[Server, str]:
+        """The server and the target to which a registry sends for a blob."""
+        here = f"{self.server.scheme}://{self.server.host}/"
+        try:
+            parts = urlsplit(urljoin(here, location))
+        except ValueError as error:
+            raise CheckpointError(f"{self.server.host} sends no address", str(error)) from error
+        if parts.scheme not in ("http", "https") or not parts.netloc:
+            raise CheckpointError(f"{self.server.host} sends elsewhere: {parts.scheme}")
+        server = replace(self.server, scheme=parts.scheme, host=parts.netloc)
+        return server, f"{parts.path}?{parts.query}" if parts.query else parts.path
+
+    def _wrong(self, what: str, found: str) -> CheckpointError:
+        return CheckpointError(
+            f"{self.server.host} does not send {what}",
+            f"it sends {found}",
+            "the registry, or the network in between, is damaged",
+        )
 
     @property
     def _base(self) -> str:

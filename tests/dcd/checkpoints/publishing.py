@@ -20,8 +20,9 @@ SECONDS = 60.0
 @dataclass
 class Faulty:
     """A proxy for one server on this host. `answers` are statuses for the next requests, `breaks` numbers of
-    bytes after which the next larger requests break off, each once, `hangs` how many requests stay
-    unanswered, and `flips` how many pieces of what is sent get another last byte."""
+    bytes after which the next larger requests break off, each once, `cuts` the same for what comes back,
+    `hangs` how many requests stay unanswered, `flips` how many pieces of what is sent get another last byte,
+    and `spoils` how many pieces of what comes back."""
 
     behind: int
     port: int = 0
@@ -29,6 +30,8 @@ class Faulty:
     breaks: list[int] = field(default_factory=list)
     hangs: int = 0
     flips: int = 0
+    cuts: list[int] = field(default_factory=list)
+    spoils: int = 0
     requests: list[str] = field(default_factory=list)
     received: int = 0
 
@@ -69,7 +72,7 @@ class Faulty:
                 return
             limit = self.breaks.pop(0) if large else None
             with socket.create_connection(("127.0.0.1", self.behind), SECONDS) as server:
-                back = threading.Thread(target=_pump, args=(server, client), daemon=True)
+                back = threading.Thread(target=self._pump, args=(server, client), daemon=True)
                 back.start()
                 total, piece = 0, head.replace(b"\r\n", b"\r\nConnection: close\r\n", 1)
                 while piece:
@@ -86,12 +89,19 @@ class Faulty:
                             piece = piece[:-1] + bytes([piece[-1] ^ 1])
                 back.join(SECONDS)
 
-
-def _pump(source: socket.socket, target: socket.socket) -> None:
-    with suppress(OSError):
-        while piece := source.recv(65536):
-            target.sendall(piece)
-        target.shutdown(socket.SHUT_RDWR)
+    def _pump(self, source: socket.socket, target: socket.socket) -> None:
+        total = 0
+        with suppress(OSError):
+            while piece := source.recv(65536):
+                total += len(piece)
+                if self.cuts and total > self.cuts[0]:
+                    self.cuts.pop(0)
+                    break
+                if self.spoils and total > len(piece):
+                    self.spoils -= 1
+                    piece = piece[:-1] + bytes([piece[-1] ^ 1])
+                target.sendall(piece)
+            target.shutdown(socket.SHUT_RDWR)
 
 
 @contextmanager

@@ -153,7 +153,7 @@ def test_a_server_that_does_not_work_for_a_while_is_tried_again(
     [
         (401, r"refuses the credentials \(401\)"),
         (403, r"refuses the credentials \(403\)"),
-        (400, r"refuses what is published \(400\)"),
+        (400, r"refuses a request \(400\)"),
     ],
 )
 def test_a_refusal_is_an_error_at_once(
@@ -171,7 +171,7 @@ def test_what_changes_on_the_way_is_refused_by_its_checksum_and_sent_again(
 ) -> None:
     proxy.flips = 1
     context = delivered(bench, large_iso=LARGE)
-    with pytest.raises(CheckpointError, match=r"refuses what is published \(400\)"):
+    with pytest.raises(CheckpointError, match=r"refuses a request \(400\)"):
         published(context, storing(proxy, bucket))
     assert content(bucket) == {}
     published(context, storing(proxy, bucket))

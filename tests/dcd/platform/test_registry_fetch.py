@@ -1,0 +1,135 @@
+"""What is fetched from Debian's docker-registry, through a proxy with faults: whole, or an error."""
+
+import io
+import json
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from dcd.platform.publishing.http import Broken, Piece, Server, Texts
+from dcd.platform.publishing.registry import Registry
+from statemachine.errors import CheckpointError
+from tests.dcd.checkpoints.publishing import Faulty, faulty, serving
+
+MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+CONTENT = bytes(range(251)) * 8192
+"""2 MiB."""
+
+CONFIG = """version: 0.1
+storage:
+  filesystem:
+    rootdirectory: {directory}
+  delete:
+    enabled: true
+http:
+  addr: 127.0.0.1:{port}
+"""
+
+
+@pytest.fixture(scope="module")
+def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    directory = tmp_path_factory.mktemp("registry")
+    config = directory / "config.yml"
+
+    def command(port: int) -> list[Path | str]:
+        config.write_text(CONFIG.format(directory=directory, port=port))
+        return ["docker-registry", "serve", config]
+
+    with serving(command) as port:
+        yield port
+
+
+@pytest.fixture
+def proxy(port: int) -> Iterator[Faulty]:
+    with faulty(port) as found:
+        yield found
+
+
+def digest(content: bytes) -> str:
+    return f"sha256:{sha256(content).hexdigest()}"
+
+
+def registry(proxy: Faulty, name: str = "dcd/layers", seconds: float = 20.0) -> Registry:
+    texts = Texts("does not work", "wait", "correct the login", "create it")
+    return Registry(Server("http", proxy.host, seconds, pauses=(0.01,), texts=texts), name)
+
+
+def stored(proxy: Faulty, content: bytes = CONTENT) -> str:
+    registry(proxy).put_blob(digest(content), Piece(Path(), 0, len(content), content))
+    return digest(content)
+
+
+def fetched(proxy: Faulty, name: str, size_bytes: int = len(CONTENT)) -> bytes:
+    sink = io.BytesIO()
+    registry(proxy, seconds=2.0).fetch_blob(name, size_bytes, sink)
+    return sink.getvalue()
+
+
+def test_a_blob_is_fetched_whole_also_when_it_breaks_off(proxy: Faulty) -> None:
+    name = stored(proxy)
+    assert fetched(proxy, name) == CONTENT
+    proxy.requests.clear()
+    proxy.cuts += [700_000, 500_000]
+    assert fetched(proxy, name) == CONTENT
+    assert len(proxy.sent("GET")) == 3
+    proxy.hangs = 1
+    assert fetched(proxy, name) == CONTENT
+    proxy.answers += [500, 503]
+    assert fetched(proxy, name) == CONTENT
+
+
+def test_wrong_bytes_are_refused(proxy: Faulty) -> None:
+    name = stored(proxy)
+    proxy.spoils = 1
+    with pytest.raises(CheckpointError, match=f"does not send the blob {name}") as failed:
+        fetched(proxy, name)
+    assert not isinstance(failed.value, Broken)
+    with pytest.raises(CheckpointError, match="does not send the blob") as failed:
+        fetched(proxy, name, len(CONTENT) - 1)
+    assert "more than" in failed.value.details
+
+
+def test_a_registry_that_stays_broken_is_an_error(proxy: Faulty) -> None:
+    name = stored(proxy)
+    proxy.cuts += [1000] * 20
+    with pytest.raises(CheckpointError):
+        fetched(proxy, name)
+    proxy.cuts.clear()
+    proxy.answers += [500] * 20
+    with pytest.raises(Broken, match="does not work") as failed:
+        fetched(proxy, name)
+    assert "500" in failed.value.details
+    assert failed.value.resolution == "wait"
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 405])
+def test_a_refusal_is_an_error_that_is_not_tried_again(proxy: Faulty, status: int) -> None:
+    name = stored(proxy)
+    proxy.requests.clear()
+    proxy.answers += [status] * (2 if status == 401 else 1)
+    with pytest.raises(CheckpointError, match=str(status)) as failed:
+        fetched(proxy, name)
+    assert not isinstance(failed.value, Broken)
+    assert len(proxy.requests) <= 2
+
+
+def test_manifests_are_read_listed_and_deleted(proxy: Faulty) -> None:
+    client = registry(proxy, "dcd/some")
+    assert client.tags() == []
+    assert client.manifest("one") is None
+    config = b"{}"
+    client.put_blob(digest(config), Piece(Path(), 0, len(config), config))
+    named = {"mediaType": "application/x", "digest": digest(config), "size": len(config)}
+    text = json.dumps(
+        {"schemaVersion": 2, "mediaType": MANIFEST, "config": named, "layers": []}
+    ).encode()
+    for tag in ("one", "two"):
+        client.put_manifest(tag, MANIFEST, text)
+    assert sorted(client.tags()) == ["one", "two"]
+    assert client.manifest("one") == client.manifest(digest(text)) == (digest(text), text)
+    client.delete_manifest(digest(text))
+    client.delete_manifest(digest(text))
+    assert client.manifest("one") is None
+    assert client.tags() == []
