@@ -12,10 +12,9 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import BinaryIO
 from urllib.parse import quote, urlencode, urljoin, urlsplit
 
 from dcd.platform.publishing.http import Answer, Broken, Piece, Server, server_of
@@ -42,11 +41,13 @@ ACCEPTED = ", ".join(
 
 @dataclass(frozen=True, slots=True)
 class Registry:
-    """A repository `name` of a registry; `login` is (user, password), None without one."""
+    """A repository `name` of a registry; `login` is (user, password), None without one; `actions` are
+    those that a token is asked for."""
 
     server: Server
     name: str
     login: tuple[str, str] | None = None
+    actions: str = "pull,push"
     _tokens: dict[str, str] = field(default_factory=dict)
 
     def has_blob(self, digest: str) -> bool:
@@ -102,7 +103,7 @@ class Registry:
         path = f"{self._base}/manifests/{quote(reference, safe=':')}"
         self._send("PUT", path, {"Content-Type": media_type}, content, ok=(201,))
 
-    def manifest(self, reference: str) -> tuple[str, bytes] | None:
+    def get_manifest(self, reference: str) -> tuple[str, bytes] | None:
         """The digest and the content of the manifest of a tag or digest; None when there is none. Raises
         CheckpointError, also for a content that does not have the digest."""
         path = f"{self._base}/manifests/{quote(reference, safe=':')}"
@@ -115,35 +116,34 @@ class Registry:
             raise self._wrong(f"the manifest {reference}", digest)
         return digest, answer.body
 
-    def fetch_blob(self, digest: str, size_bytes: int, sink: BinaryIO) -> None:
-        """Write a blob to an empty file. Raises CheckpointError, also for bytes that do not have the digest
-        and for a registry that does not get on; then the file has anything in it."""
+    def get_blob(self, digest: str, size_bytes: int, take: Callable[[bytes], object]) -> None:
+        """Hand a blob to `take` in pieces. Raises CheckpointError, also at the end for bytes that do not have
+        the digest, so what was taken is of use only after the return; and what `take` raises."""
         path, breaks, got = f"{self._base}/blobs/{digest}", 0, 0
         found = hashlib.sha256()
         deadline = time.monotonic() + self.server.timeout_seconds + size_bytes / _SLOWEST_BYTES
         while True:
+            broken: CheckpointError | None = None
             try:
                 with self._blob(path, got) as (answer, pieces):
-                    if got and answer.status == 200:  # It cannot continue.
-                        sink.seek(0)
-                        sink.truncate()
-                        got, found = 0, hashlib.sha256()
+                    # A registry that cannot continue sends all of it again.
+                    known = got if answer.status == 200 else 0
                     for piece in pieces:
-                        got += len(piece)
-                        if got > size_bytes:
-                            raise self._wrong(f"the blob {digest}", f"more than {size_bytes} bytes")
                         if time.monotonic() > deadline:
                             raise CheckpointError(f"{self.server.host} is too slow for {digest}")
-                        found.update(piece)
-                        sink.write(piece)
-                problem = None
+                        new, known = piece[known:], max(0, known - len(piece))
+                        got += len(new)
+                        if got > size_bytes:
+                            raise self._wrong(f"the blob {digest}", f"more than {size_bytes} bytes")
+                        found.update(new)
+                        take(new)
             except Broken as error:
-                problem = error
+                broken = error
             if got == size_bytes:
                 break
             breaks += 1
             if breaks > _BREAKS:
-                raise problem or self._wrong(f"the blob {digest}", f"only {got} bytes")
+                raise broken or self._wrong(f"the blob {digest}", f"only {got} bytes")
             self.server.say(f"{self.server.host} breaks off after {got} bytes; continuing")
             time.sleep(self.server.pauses[0] if self.server.pauses else 0)
         if f"sha256:{found.hexdigest()}" != digest:
@@ -169,9 +169,11 @@ class Registry:
         with server.streamed(target, ranges, ok=(200, 206)) as found:
             yield found
 
-    def delete_manifest(self, digest: str) -> None:
-        """Delete a manifest with all its tags; the registry frees its blobs when it collects garbage."""
-        self._send("DELETE", f"{self._base}/manifests/{digest}", ok=(202, 404))
+    def delete_manifest(self, digest: str) -> bool:
+        """Delete a manifest with all its tags; the registry frees its blobs when it collects garbage. False:
+        it does not allow that."""
+        answer = self._send("DELETE", f"{self._base}/manifests/{digest}", ok=(202, 404, 405))
+        return answer.status != 405
 
     def tags(self) -> list[str]:
         """All tags."""
@@ -264,7 +266,7 @@ class Registry:
         giver, path = server_of(realm.geturl(), self.server.timeout_seconds, self.server.say)
         query = {
             "service": asked.get("service", ""),
-            "scope": f"repository:{self.name}:pull,push",
+            "scope": f"repository:{self.name}:{self.actions}",
         }
         answer = giver.send("GET", f"{path}?{urlencode(query)}", lambda: basic)
         try:

@@ -1,14 +1,17 @@
 """What is fetched from Debian's docker-registry, through a proxy with faults: whole, or an error."""
 
+import errno
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from dcd.platform.publishing.http import Broken, Piece, Server, Texts
+from dcd.platform.publishing.http import Answer, Broken, Piece, Server, Texts
 from dcd.platform.publishing.registry import Registry
 from statemachine.errors import CheckpointError
 from tests.dcd.checkpoints.publishing import Faulty, faulty, serving
@@ -63,7 +66,7 @@ def stored(proxy: Faulty, content: bytes = CONTENT) -> str:
 
 def fetched(proxy: Faulty, name: str, size_bytes: int = len(CONTENT)) -> bytes:
     sink = io.BytesIO()
-    registry(proxy, seconds=2.0).fetch_blob(name, size_bytes, sink)
+    registry(proxy, seconds=2.0).get_blob(name, size_bytes, sink.write)
     return sink.getvalue()
 
 
@@ -78,6 +81,36 @@ def test_a_blob_is_fetched_whole_also_when_it_breaks_off(proxy: Faulty) -> None:
     assert fetched(proxy, name) == CONTENT
     proxy.answers += [500, 503]
     assert fetched(proxy, name) == CONTENT
+
+
+def test_a_registry_that_cannot_continue_sends_the_blob_again(
+    proxy: Faulty, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = stored(proxy)
+    original = Server.streamed
+
+    def without_ranges(
+        self: Server, target: str, headers: Mapping[str, str], **more: Any
+    ) -> AbstractContextManager[tuple[Answer, Iterator[bytes]]]:
+        kept = {name: value for name, value in headers.items() if name != "Range"}
+        return original(self, target, kept, **more)
+
+    monkeypatch.setattr(Server, "streamed", without_ranges)
+    proxy.cuts += [1_500_000, 900_000]
+    assert fetched(proxy, name) == CONTENT
+
+
+def test_an_error_of_the_receiver_is_its_own(proxy: Faulty) -> None:
+    def full(piece: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        registry(proxy).get_blob(stored(proxy), len(CONTENT), full)
+
+
+def test_a_registry_that_deletes_nothing_says_so(proxy: Faulty) -> None:
+    proxy.answers.append(405)
+    assert not registry(proxy).delete_manifest(digest(b""))
 
 
 def test_wrong_bytes_are_refused(proxy: Faulty) -> None:
@@ -118,7 +151,7 @@ def test_a_refusal_is_an_error_that_is_not_tried_again(proxy: Faulty, status: in
 def test_manifests_are_read_listed_and_deleted(proxy: Faulty) -> None:
     client = registry(proxy, "dcd/some")
     assert client.tags() == []
-    assert client.manifest("one") is None
+    assert client.get_manifest("one") is None
     config = b"{}"
     client.put_blob(digest(config), Piece(Path(), 0, len(config), config))
     named = {"mediaType": "application/x", "digest": digest(config), "size": len(config)}
@@ -128,8 +161,8 @@ def test_manifests_are_read_listed_and_deleted(proxy: Faulty) -> None:
     for tag in ("one", "two"):
         client.put_manifest(tag, MANIFEST, text)
     assert sorted(client.tags()) == ["one", "two"]
-    assert client.manifest("one") == client.manifest(digest(text)) == (digest(text), text)
-    client.delete_manifest(digest(text))
-    client.delete_manifest(digest(text))
-    assert client.manifest("one") is None
+    assert client.get_manifest("one") == client.get_manifest(digest(text)) == (digest(text), text)
+    assert client.delete_manifest(digest(text))
+    assert client.delete_manifest(digest(text)), "it is gone"
+    assert client.get_manifest("one") is None
     assert client.tags() == []
