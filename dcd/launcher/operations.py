@@ -13,6 +13,7 @@ import hmac
 import json
 import os
 import re
+import secrets
 import subprocess
 import sys
 from dataclasses import dataclass, field, replace
@@ -38,6 +39,7 @@ from store.host.secret_files import MAX_BYTES, PREFIX, secret_file
 from store.layers import ExpectedLayer, Layer, LayerRecord, LayerStore, Workspace
 from store.layers.comparison import LayerDifferences, compare_layers
 from store.layers.content import CONTENT, MOST_PACKED_BYTES
+from store.layers.stream import pack, unpack
 from store.layers.takeover import take_over
 from store.logs import AttemptLogs
 from store.packages import Packages
@@ -142,14 +144,25 @@ class Operations:
         """Write the layer of that key as one stream to a descriptor, of a regular file, a pipe or a socket,
         which blocks and stays open. Raises NotFound; Refused for a layer that cannot be moved; Unprepared
         when the host lacks zstd(1), or nobody takes the stream."""
-        raise Refused(f"layer {key} is not moved to another host")
+        pack(self.layers, key, sink)
 
     def unpack_layer(self, source: int, expected: ExpectedLayer) -> Layer:
         """Make the layer from a stream that `pack_layer` wrote, read from a descriptor as there. A layer that
         exists with this content is returned without reading. Raises Refused, leaving nothing, for another
         layer than expected, and for a stream that is damaged or holds what no layer can; NotFound without
         the parent; DiskFull; Unprepared; DcdError when the package store lacks a file of its list."""
-        raise Refused(f"layer {expected.key} is not taken from another host")
+        if (layer := self.layers.find(expected.key)) is not None:
+            return _as_expected(layer, expected)
+        workspace = self.layers.begin(expected.parent, f"unpacking-{secrets.token_hex(8)}")
+        try:
+            self.layers.hold(workspace.name)
+            try:
+                record = unpack(workspace, source, expected)
+            finally:
+                self.layers.let_go(workspace.name)
+            return _as_expected(self.commit(workspace.name, record, None), expected)
+        finally:
+            self.layers.release(workspace.name)
 
     def place_of(self, key: str) -> str:
         """The back end and the file system of the layer `key`, for people; "" without one."""
@@ -307,6 +320,15 @@ def _printed(command: tuple[str, ...]) -> Any:
         return json.loads(done.stdout)
     except ValueError:
         raise DcdError(f"{command[2]} failed", done.stderr.strip()) from None
+
+
+def _as_expected(layer: Layer, expected: ExpectedLayer) -> Layer:
+    if layer.record.content != expected.content:
+        raise Refused(
+            f"layer {expected.key} is not taken from another host",
+            "there is one with other content here already",
+        )
+    return layer
 
 
 def _build(name: str) -> str:

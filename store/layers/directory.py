@@ -201,6 +201,8 @@ class LayerDirectory:
                 below = map(self._sealed, workspace.parents)
                 with writing_back(layer):
                     content, found = self._contents.record(layer, [*below], record.epoch)
+                if record.content not in ("", content):
+                    raise Refused(f"the content is not that of layer {record.key}")
                 record = replace(record, content=content)
                 self._trees.seal(layer)
                 save_fingerprint(layer, found)

@@ -24,8 +24,8 @@ class LayerRecord:
     and `listed` what it has beside that, sorted. `own` digests what decides it apart from the layer
     below, if it is known what it reads of that; `taken_from` is the key of the result that it was taken
     over from. `epoch` is the build's time: the commit sets newer times in the tree back to it. `content`
-    is the digest of the manifest of the whole tree (`store.layers.content`), which the commit fills in;
-    "" in layers of earlier versions."""
+    is the digest of the manifest of the whole tree (`store.layers.content`), which the commit fills in,
+    or refuses when it was given another one; "" in layers of earlier versions."""
 
     key: str
     parent: str | None

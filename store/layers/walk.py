@@ -32,8 +32,8 @@ from store.layers.content import (
 OPAQUE, REDIRECT = "trusted.overlay.opaque", "trusted.overlay.redirect"
 """What overlayfs notes at a directory: that it hides the one below, or is another one, renamed."""
 
-_OVERLAY, _ESCAPED = "trusted.overlay.", "trusted.overlay.overlay."
-_OF_THE_HOST = frozenset(
+OVERLAY, ESCAPED = "trusted.overlay.", "trusted.overlay.overlay."
+OF_THE_HOST = frozenset(
     {"security.selinux", "security.ima", "security.evm", "security.SMACK64", "system.nfs4_acl"}
 )
 """Attributes that the kernel of a host adds by itself."""
@@ -279,9 +279,9 @@ def _attributes(path: str) -> dict[str, bytes]:
 def _kept(attributes: Mapping[str, bytes], stacked: bool) -> Iterator[tuple[str, bytes]]:
     """The attributes that belong to the entry, as they appear in a mounted overlay."""
     for name, value in attributes.items():
-        if stacked and name.startswith(_ESCAPED):
-            yield _OVERLAY + name.removeprefix(_ESCAPED), value
-        elif name not in _OF_THE_HOST and not (stacked and name.startswith(_OVERLAY)):
+        if stacked and name.startswith(ESCAPED):
+            yield OVERLAY + name.removeprefix(ESCAPED), value
+        elif name not in OF_THE_HOST and not (stacked and name.startswith(OVERLAY)):
             yield name, value
 
 

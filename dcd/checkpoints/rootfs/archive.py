@@ -18,24 +18,20 @@ from dcd.checkpoints import products
 from dcd.checkpoints.image.compress import SquashfsPkgImgMod, excluded_faults
 from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report, Variance
 from dcd.checkpoints.media.deliver import deliver_made, media_name
-from dcd.checkpoints.rootfs import tar
 from dcd.checkpoints.rootfs.compression import (
     check_level,
     compress,
     tools_of,
 )
-from dcd.checkpoints.rootfs.tree import (
-    Entry,
-    Tree,
-    completed_image,
-    with_attributes,
-)
+from dcd.checkpoints.rootfs.tree import Tree, completed_image, with_attributes
 from dcd.manifest.diagnostics import Diagnostic
 from dcd.manifest.doc import DataObjectCache, distro
 from dcd.manifest.forms import EXCLUDED
 from dcd.manifest.values import SIZE, size_bytes
 from dcd.platform.inside import listed
 from statemachine.errors import CheckpointError
+from store.host import tar
+from store.host.entries import Entry
 
 Format = Literal["tar", "cpio", "squashfs", "erofs"]
 

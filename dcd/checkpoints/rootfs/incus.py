@@ -19,12 +19,12 @@ from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
 from dcd.checkpoints.media.deliver import deliver_file, deliver_made, media_name
 from dcd.checkpoints.rootfs.compression import check_level, compress, tools_of
 from dcd.checkpoints.rootfs.containers import architectures_of, warn_without_init
-from dcd.checkpoints.rootfs.tar import TarWriter
 from dcd.checkpoints.rootfs.tree import Tree, completed_image
 from dcd.manifest.diagnostics import Diagnostic
 from dcd.manifest.doc import DataObjectCache, distro
 from dcd.manifest.forms import EXCLUDED, LINE
 from dcd.platform.inside import new_file
+from store.host.tar import TarWriter
 
 _HOST_NAME = "{{ container.name }}\n"
 

@@ -21,11 +21,11 @@ from dcd.checkpoints.interface import Checkpoint, Context, Report
 from dcd.checkpoints.media.deliver import deliver_made, media_name
 from dcd.checkpoints.rootfs.compression import check_level, compress
 from dcd.checkpoints.rootfs.containers import architectures_of, warn_without_init
-from dcd.checkpoints.rootfs.tar import TarWriter
 from dcd.checkpoints.rootfs.tree import Tree, completed_image, with_attributes
 from dcd.manifest.diagnostics import Diagnostic
 from dcd.manifest.doc import DataObjectCache, distro
 from dcd.manifest.forms import EXCLUDED
+from store.host.tar import TarWriter
 
 _HOST_NAME = "etc/hostname"
 _WORD = re.compile(r"[A-Za-z0-9_./:@+-]+")

@@ -22,11 +22,12 @@ import msgspec
 
 from dcd.checkpoints.interface import Context
 from dcd.checkpoints.rootfs.compression import compress
-from dcd.checkpoints.rootfs.tar import TarWriter
-from dcd.checkpoints.rootfs.tree import Entry, Tree
+from dcd.checkpoints.rootfs.tree import Tree
 from dcd.platform.inside import listed
 from statemachine.errors import CheckpointError
 from store.host.attributes import attributes_of
+from store.host.entries import Entry
+from store.host.tar import TarWriter
 
 _KEPT = "oci"
 _WHITEOUT = ".wh."

@@ -1,8 +1,7 @@
-"""The entries of an image area, in the one order in which archives hold them.
+"""The entries of an image area, ready to be packed.
 
-The order is that of the bytes of their names, each directory with its content, so the file system of the
-build host does not matter. Links are never followed. Times after the build's are set back, as the commit of a
-layer does, since not every tool that packs a tree has an option for it.
+Times after the build's are set back, as the commit of a layer does, since not every tool that packs a tree
+has an option for it.
 """
 
 import os
@@ -17,27 +16,9 @@ from dcd.checkpoints.image.identity import NO_HOST_KEYS, remove_identity, withou
 from dcd.checkpoints.interface import Context
 from dcd.checkpoints.times import source_date_epoch
 from store.host.attributes import names_of_attributes
+from store.host.entries import Entry, entries_of
 
 _NANOSECONDS = 1_000_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """An entry of a tree: its path below the root ("" for the root itself), its real path, and its status."""
-
-    name: str
-    path: Path
-    status: os.stat_result
-
-    @property
-    def kind(self) -> int:
-        """The type of the file, as `stat.S_IFMT` has it."""
-        return stat.S_IFMT(self.status.st_mode)
-
-    @property
-    def seconds(self) -> int:
-        """The Unix time of its last modification."""
-        return self.status.st_mtime_ns // _NANOSECONDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,25 +69,15 @@ def with_attributes(tree: Tree, kept: str = "") -> list[str]:
 
 def _walk(root: Path, exclude: Sequence[str]) -> tuple[list[Entry], tuple[str, ...]]:
     patterns = [pattern.strip("/").split("/") for pattern in exclude]
-    entries = [Entry("", root, root.lstat())]
     left_out: list[str] = []
-    pending = entries[:]
-    while pending:
-        above = pending.pop()
-        with os.scandir(above.path) as directory:
-            for found in directory:
-                name = f"{above.name}/{found.name}" if above.name else found.name
-                if any(matches(name.split("/"), pattern) for pattern in patterns):
-                    left_out.append(name)
-                    continue
-                one = Entry(name, Path(found.path), found.stat(follow_symlinks=False))
-                entries.append(one)
-                if one.kind == stat.S_IFDIR:
-                    pending.append(one)
-    # What is below a directory follows it at once: GNU tar would forget its time between `etc`, `etc.d` and
-    # `etc/passwd`.
-    ordered = sorted(entries, key=lambda one: os.fsencode(one.name).split(b"/"))
-    return ordered, tuple(sorted(left_out))
+
+    def is_left_out(name: str) -> bool:
+        found = any(matches(name.split("/"), pattern) for pattern in patterns)
+        if found:
+            left_out.append(name)
+        return found
+
+    return entries_of(root, is_left_out), tuple(sorted(left_out))
 
 
 def _set_back(entries: Sequence[Entry], latest: int) -> Iterator[Entry]:

@@ -17,13 +17,13 @@ from dcd.checkpoints.image.compress import excluded_faults
 from dcd.checkpoints.interface import Checkpoint, Context, Report
 from dcd.checkpoints.media.deliver import deliver_made, media_name
 from dcd.checkpoints.rootfs.compression import check_level, compress
-from dcd.checkpoints.rootfs.tar import write_tar
 from dcd.checkpoints.rootfs.tree import completed_image
 from dcd.manifest.diagnostics import Diagnostic
 from dcd.manifest.doc import DataObjectCache, distro
 from dcd.manifest.forms import ACCOUNT, EXCLUDED, WORD
 from dcd.platform.inside import exists, resolve, write
 from statemachine.errors import CheckpointError
+from store.host.tar import write_tar
 
 _RESOLVER = "etc/resolv.conf"
 _INSTANCE, _DISTRIBUTION = "etc/wsl.conf", "etc/wsl-distribution.conf"

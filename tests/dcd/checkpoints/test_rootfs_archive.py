@@ -10,10 +10,10 @@ from typing import Any, get_type_hints
 import pytest
 
 from dcd.checkpoints.rootfs.archive import RootfsArchive
-from dcd.checkpoints.rootfs.tar import _record
 from dcd.manifest.diagnostics import refuse
 from dcd.manifest.values import BadValue, convert
 from statemachine.errors import CheckpointError, InvalidManifest
+from store.host.tar import _record
 from tests.dcd.checkpoints.hostile_tree import EPOCH, OLD, add_socket, fingerprint, plant
 
 pytestmark = pytest.mark.root

@@ -1,9 +1,10 @@
 """Tar archives of a tree: pax, with everything that the tree has.
 
 Kept are owners as numbers, modes, times, links, hard links, devices, FIFOs, holes, extended attributes,
-capabilities, and POSIX ACLs. Names stay bytes. Sockets are left out, tar has none. The bytes depend on the
-tree alone. GNU tar is not used: version 1.34 writes ACLs with the user names of the build host, which are
-other users of the image, and looks for holes in ways that depend on the host's file system.
+capabilities, and POSIX ACLs. Names stay bytes. Sockets are left out, tar has none; or they are FIFOs that a
+record marks. The bytes depend on the tree alone. GNU tar is not used: version 1.34 writes ACLs with the user
+names of the build host, which are other users of the image, and looks for holes in ways that depend on the
+host's file system. `store.host.untar` reads these archives.
 
 Source: pax(1), "pax Interchange Format"; GNU tar's manual, "PAX Format, Version 1.0" of sparse files, and the
 keywords SCHILY.xattr; star(5), SCHILY.acl; acl(5), "ACL text forms"; the kernel's posix_acl_xattr.h.
@@ -16,10 +17,9 @@ import tarfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from dcd.checkpoints.rootfs.tree import Entry
-from dcd.platform.inside import readable
 from statemachine.errors import CheckpointError
 from store.host.attributes import attributes_of
+from store.host.entries import Entry
 from store.host.sparse import filled_ranges
 
 _BLOCK_BYTES = 512
@@ -37,26 +37,36 @@ _TYPES = {
     stat.S_IFCHR: tarfile.CHRTYPE,
     stat.S_IFBLK: tarfile.BLKTYPE,
     stat.S_IFIFO: tarfile.FIFOTYPE,
+    stat.S_IFSOCK: tarfile.FIFOTYPE,
 }
 _ACLS = {"system.posix_acl_access": "access", "system.posix_acl_default": "default"}
 _ACL_VERSION = 2
 _ACL_TAGS = {1: "user:", 2: "user:{}", 4: "group:", 8: "group:{}", 16: "mask:", 32: "other:"}
+
+ATTRIBUTE = "SCHILY.xattr."
+"""The beginning of the keys of extended attributes; `%` and `=` in their names are escaped as in URLs."""
+
+TYPE, SOCKET = "DCD.type", b"socket"
+"""The record of a FIFO that is a socket."""
 
 Write = Callable[[bytes], object]
 
 
 @dataclass(slots=True)
 class TarWriter:
-    """An archive that is being written with `write`. `first` are the names of files that have several."""
+    """An archive that is being written with `write`, with the extended attributes that `keeps` names, and
+    sockets if `marks_sockets`. `first` are the names of files that have several."""
 
     write: Write
+    keeps: Callable[[str], bool] = lambda name: True
+    marks_sockets: bool = False
     first: dict[tuple[int, int], str] = field(default_factory=dict)
     written: int = 0
 
     def add(self, entry: Entry, name: str) -> None:
         """Add an entry under a name. Raises `CheckpointError` for a file that changes meanwhile."""
         status = entry.status
-        if entry.kind == stat.S_IFSOCK:
+        if entry.kind == stat.S_IFSOCK and not self.marks_sockets:
             return
         identity = (status.st_dev, status.st_ino)
         member = tarfile.TarInfo(name)
@@ -69,10 +79,14 @@ class TarWriter:
             return
         self.first[identity] = name
         records = _time_record(status.st_mtime_ns)
+        if entry.kind == stat.S_IFSOCK:
+            records[TYPE] = SOCKET
         for attribute, value in sorted(attributes_of(entry.path).items()):
+            if not self.keeps(attribute):
+                continue
             if attribute in _ACLS:
-                records[f"SCHILY.acl.{_ACLS[attribute]}"] = _acl_text(value, entry.name)
-            records[f"SCHILY.xattr.{attribute}"] = value
+                records[f"SCHILY.acl.{_ACLS[attribute]}"] = _acl_text(value, entry)
+            records[ATTRIBUTE + _escaped(attribute)] = value
         if entry.kind == stat.S_IFLNK:
             member.linkname = os.readlink(entry.path)  # noqa: PTH115 - as it is written
         elif entry.kind in (stat.S_IFCHR, stat.S_IFBLK):
@@ -128,17 +142,17 @@ class TarWriter:
             self._header(member, records, entry.status.st_mtime_ns)
             self._put(index)
             for start, length in areas:
-                self._copy(descriptor, start, length, entry.name)
+                self._copy(descriptor, start, length, entry)
             self._pad()
         finally:
             os.close(descriptor)
 
-    def _copy(self, descriptor: int, start: int, length: int, name: str) -> None:
+    def _copy(self, descriptor: int, start: int, length: int, entry: Entry) -> None:
         while length:
             data = os.pread(descriptor, min(length, _CHUNK_BYTES), start)
             if not data:
                 raise CheckpointError(
-                    f"{readable(name)} of the image became shorter while it was read",
+                    f"{entry.shown} of the image became shorter while it was read",
                     "something changes the image while it is packed",
                     "resume the build",
                 )
@@ -213,6 +227,10 @@ def _record(key: str, value: bytes) -> bytes:
     return str(length).encode() + rest
 
 
+def _escaped(attribute: str) -> str:
+    return attribute.replace("%", "%25").replace("=", "%3D")
+
+
 def _time_record(mtime_ns: int) -> dict[str, bytes]:
     """The record for a time that is no whole number of octal digits."""
     seconds, fraction = divmod(abs(mtime_ns), 1_000_000_000)
@@ -222,7 +240,7 @@ def _time_record(mtime_ns: int) -> dict[str, bytes]:
     return {"mtime": (f"{text}.{fraction:09}".rstrip("0") if fraction else text).encode()}
 
 
-def _acl_text(value: bytes, name: str) -> bytes:
+def _acl_text(value: bytes, entry: Entry) -> bytes:
     """The text form of an ACL, with numbers."""
     try:
         (version,) = struct.unpack_from("<I", value)
@@ -235,7 +253,7 @@ def _acl_text(value: bytes, name: str) -> bytes:
         ]
     except (struct.error, ValueError, KeyError) as error:
         raise CheckpointError(
-            f"the POSIX ACL of {readable(name)} cannot be read",
+            f"the POSIX ACL of {entry.shown} cannot be read",
             f"its form is unknown: {error!r}",
             "remove it (setfacl --remove-all) in a checkpoint before",
         ) from error
