@@ -38,7 +38,9 @@ from dcd.engine.engine import Engine
 from dcd.engine.recovery import recover
 from dcd.engine.runner import Runner
 from dcd.engine.scheduler import Scheduler
+from dcd.engine.sharing import NOT_SHARED
 from dcd.engine.stores import Stores
+from dcd.joining import as_member, login_of_registry, shared_layers
 from dcd.launcher.client import Launcher, Listening, Planners
 from dcd.launcher.orders import Prepared, Setup, Signing, bounds_of
 from dcd.notify.secret import files_of_hooks, read_keys
@@ -99,6 +101,7 @@ def serve(
         launcher = Launcher()
         prepared = launcher.prepare(setup)
         _report(prepared)
+        login = login_of_registry(settings())
         for name in [name for name in os.environ if name.startswith(PREFIX)]:
             del os.environ[name]  # the launcher has them
         lock = None if users is None else _opened(users)
@@ -107,7 +110,7 @@ def serve(
         give_up_root(identity, _shown(settings(), config), [settings().state_dir.resolve()])
         # Not closed afterwards: that would wait for threads and tasks, and one may be blocked forever.
         # All ordered steps are done when `run` returns; the end of the process does the rest.
-        asyncio.Runner().run(Daemon(settings, launcher, setup, lock, keys).run())
+        asyncio.Runner().run(Daemon(settings, launcher, setup, lock, keys, login).run())
     return 0
 
 
@@ -204,6 +207,7 @@ class Daemon:
         setup: Setup,
         lock: int | None = None,
         keys: Mapping[Path, bytes] | None = None,
+        login: tuple[str, str] | None = None,
     ) -> None:
         self.settings = settings
         self._launcher = launcher
@@ -212,6 +216,8 @@ class Daemon:
         """The descriptor of the file on which the users of this daemon hold locks."""
         self._keys = keys
         """The keys of webhooks that were read as root."""
+        self._login = login
+        """The login of the registry for layers."""
         self._stop = asyncio.Event()
         self._look = asyncio.Event()
         self._listener: Listening | None = None
@@ -232,7 +238,7 @@ class Daemon:
         remove_leftovers(state_dir / EVENTS)
         broadcast = Broadcast()
         metrics = Metrics()
-        farm = await self._as_member(metrics)
+        farm = await as_member(self.settings, metrics.committed)
         with (
             (
                 SqliteLog(state_dir / EVENTS / "events.db", metrics.committed)
@@ -252,7 +258,10 @@ class Daemon:
             unfinished = await builds.load_unfinished()
             losses = await asyncio.to_thread(recover, events, stores, unfinished)
             logger.info("recovered", unfinished=len(unfinished), position=events.position)
-            runner = Runner(builds, stores, self.settings, planner)
+            in_farm = farm is not None
+            shared = shared_layers(self.settings, self._login, stores, events, in_farm=in_farm)
+            sharing = shared or NOT_SHARED
+            runner = Runner(builds, stores, self.settings, planner, sharing)
             scheduler = Scheduler(builds, runner, self.settings)
             if farm is not None:
                 scheduler = await asyncio.to_thread(farm.scheduler, runner, self._launcher)
@@ -266,13 +275,18 @@ class Daemon:
                 losses,
                 self._keys,
                 farm,
+                sharing,
             )
             engine.notifier.begin()
             self.settings.watch(self._reloaded)
             self.settings.watch(lambda _: engine.settings_changed())
             builds.watch(metrics.happened)
+            if shared is not None:
+                builds.watch(shared.happened)
             application = make_app(engine, self.settings, now(), metrics)
             await self._answer(application, engine, scheduler, farm)
+            if shared is not None:
+                shared.close()
         loop.remove_reader(self._launcher.fileno())
         await asyncio.to_thread(self._launcher.close)
         notify.stopping("stopped")
@@ -296,20 +310,6 @@ class Daemon:
             "the launcher has ended; the daemon ends too", status=self._launcher.process.poll()
         )
         os._exit(1)
-
-    async def _as_member(self, metrics: Metrics) -> "FarmMember | None":
-        """This daemon as a member of a farm; None on a single machine, which needs no library for it."""
-        if not self.settings().farm_database:
-            return None
-        try:
-            from dcd.farm.member import FarmMember
-        except ImportError as error:
-            raise Unavailable(
-                "this daemon cannot be a member of a farm", str(error), "pip install 'dcd[farm]'"
-            ) from error
-        return await asyncio.to_thread(
-            FarmMember, self.settings, metrics.committed, asyncio.get_running_loop()
-        )
 
     async def _answer(
         self,

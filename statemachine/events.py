@@ -149,7 +149,8 @@ class CheckpointCompleted(Payload):
     what its result lacks or may be wrong with. `resolved` is the sha256 of the list of the packages that it
     put into the image (`store.resolved`), in the package store; "" without a list. `content`
     is the SHA-256 of the layer's content manifest, "" in events of earlier versions. `publications` are the
-    files that it has published."""
+    files that it has published. `base_content` is as `content` of the layer of key `base`, on which the
+    result was made ("" for a result on that of the checkpoint before)."""
 
     checkpoint: str
     attempt: int
@@ -162,6 +163,8 @@ class CheckpointCompleted(Payload):
     resolved: str = ""
     content: str = ""
     publications: tuple[Publication, ...] = ()
+    base: str = ""
+    base_content: str = ""
 
 
 @dataclass(frozen=True, slots=True)

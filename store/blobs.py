@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 from statemachine.errors import NotFound, UsageError
 from store.host.durable import reporting_disk_full, sync_directory
@@ -50,19 +50,26 @@ class Blobs:
         # A file that it had just renamed is not yet durable, but counts as stored.
         sync_directory(directory)
 
-    def put(self, content: bytes | BinaryIO, sha256: str, owner: int | None = None) -> bool:
+    def put(self, content: bytes | IO[bytes], sha256: str, owner: int | None = None) -> bool:
         """Store a blob with the stated digest for the user with id `owner`. Returns whether it is new
         to that user.
 
         Raises UsageError, without storing anything, when the digest differs, and DiskFull.
         """
         path = self._path(sha256)
-        stream = io.BytesIO(content) if isinstance(content, bytes) else content
+        stream: IO[bytes] = io.BytesIO(content) if isinstance(content, bytes) else content
         with reporting_disk_full("storing a captured input", self.directory):
             new = not self._touch(stream, path)
             if new:
                 self._store(stream, path)
             return new if owner is None else self._own(sha256, owner)
+
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[IO[bytes]]:
+        """A named file, for reading and writing, for what is on its way to or from another place. It is
+        removed at the end, and by the next start after a crash. Raises OSError."""
+        with tempfile.NamedTemporaryFile(prefix=_ASIDE, dir=self.directory) as file:
+            yield file
 
     def give(self, sha256: str, owner: int) -> None:
         """Record a user as owner of a blob that belongs to one of the user's builds."""
@@ -121,7 +128,7 @@ class Blobs:
             sync_directory(directory)
         return True
 
-    def _touch(self, content: BinaryIO, path: Path) -> bool:
+    def _touch(self, content: IO[bytes], path: Path) -> bool:
         """Whether the blob exists; its time of storage is updated. The content's digest is checked in
         any case."""
         if not path.exists():
@@ -134,7 +141,7 @@ class Blobs:
             return False
         return True
 
-    def _store(self, content: BinaryIO, path: Path) -> None:
+    def _store(self, content: IO[bytes], path: Path) -> None:
         digest = hashlib.sha256()
         descriptor, name = tempfile.mkstemp(prefix=_ASIDE, dir=self.directory)
         aside = Path(name)
@@ -154,7 +161,7 @@ class Blobs:
         sync_directory(self.directory)
 
 
-def _digest_of(content: BinaryIO) -> str:
+def _digest_of(content: IO[bytes]) -> str:
     digest = hashlib.sha256()
     while chunk := content.read(_CHUNK_BYTES):
         digest.update(chunk)

@@ -35,9 +35,10 @@ async def health(api: Api, request: Request) -> Response:
     """Readiness: whether the daemon accepts commands now."""
     if trouble := await asyncio.to_thread(api.engine.trouble):
         return problem_response(trouble)
-    if loss := api.engine.losses.error:
-        return json_response(schemas.Health("warning", (f"{loss.brief}: {loss.details}",)))
-    return json_response(schemas.Health("ok"))
+    loss, shared = api.engine.losses.error, api.engine.sharing.state()
+    warnings = [f"{loss.brief}: {loss.details}"] if loss else []
+    warnings += [shared.trouble] if shared and shared.trouble else []
+    return json_response(schemas.Health("warning" if warnings else "ok", tuple(warnings)))
 
 
 async def live(api: Api, request: Request) -> Response:
@@ -82,13 +83,25 @@ def _view(live: LiveSetting) -> schemas.SettingView:
 
 async def doctor(api: Api, request: Request) -> Response:
     api.require(request, Action.SEE)
-    checks = await asyncio.to_thread(api.engine.examine_host)
+    examined_host = await asyncio.to_thread(api.engine.examine_host)
     # It looks at the state directory, which may not answer.
     event_log = await asyncio.to_thread(_event_log, api)
     content = await asyncio.to_thread(_content, api)
-    found = (host_doctor.HostCheck(**check) for check in checks)
+    found = (host_doctor.HostCheck(**check) for check in examined_host)
     hooks = examined(api.engine.notifier.states())
-    return json_response(schemas.HostChecks((*found, event_log, content, *hooks)))
+    checks = (*found, event_log, content, *_shared(api), *hooks)
+    return json_response(schemas.HostChecks(checks))
+
+
+def _shared(api: Api) -> list[host_doctor.HostCheck]:
+    """How layers are shared, if they are."""
+    state = api.engine.sharing.state()
+    if state is None:
+        return []
+    if not state.trouble:
+        return [host_doctor.HostCheck("shared layers", "ok", state.summary)]
+    text = f"{state.summary}; {state.trouble}"
+    return [host_doctor.HostCheck("shared layers", "warning", text, state.remedy)]
 
 
 def _content(api: Api) -> host_doctor.HostCheck:

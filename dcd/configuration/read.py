@@ -215,7 +215,7 @@ def _checked(setting: Setting, value: Any) -> Any:
         raise _Unfit(f"one of {', '.join(setting.choices)}{hint}")
     texts = (value,) if isinstance(value, str) else value if setting.pattern else ()
     if setting.pattern and not all(re.fullmatch(setting.pattern, each) for each in texts):
-        raise _Unfit(f"{expectation(setting)} of letters, digits and _ . / : % ~ -")
+        raise _Unfit(f"{expectation(setting)} {setting.form}")
     if setting.kind in (int, float) and not setting.minimum <= value < 2**63:
         raise _Unfit(f"{setting.minimum} or more")
     return value

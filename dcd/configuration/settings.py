@@ -30,8 +30,9 @@ class Mode(int):
 @dataclass(frozen=True, slots=True)
 class Setting:
     """One row of the table. `kind` is the Python type of the value, `unit` is `bytes`, `seconds` or
-    empty, `choices` limit a string, `pattern` each of its texts, `minimum` a number; `environment` names a
-    variable that sets it; `reloads` means that a reload applies it; the others need a restart."""
+    empty, `choices` limit a string, `pattern` each of its texts, as `form` says for people, `minimum` a
+    number; `environment` names a variable that sets it; `reloads` means that a reload applies it; the others
+    need a restart."""
 
     name: str
     kind: Any
@@ -40,6 +41,7 @@ class Setting:
     unit: str = ""
     choices: tuple[str, ...] = ()
     pattern: str = ""
+    form: str = ""
     minimum: int = 0
     environment: str = ""
     reloads: bool = False
@@ -391,12 +393,29 @@ class Configuration:
         "without a password, for the role that `dcd farm member add` made. In TOML also `database` in the "
         "table `[farm]`. Empty: a single machine. Needs the extra `dcd[farm]`.",
     )
+    farm_registry: str = _setting(
+        "",
+        "The repository of a container registry through which build servers share layers: "
+        "`https://registry.example/dcd`. It is of use with `farm_database` and without. In TOML also "
+        "`registry` in the table `[farm]`. Empty: layers stay here. See docs/how-to/share-layers.md.",
+        form="such as https://registry.example/dcd",
+        pattern=r"(https?://[A-Za-z0-9.\-\[\]:]+(/[a-z0-9]+([._\-]+[a-z0-9]+)*)+)?",
+    )
+    farm_registry_login: str = _setting(
+        "",
+        "The secret with USER:PASSWORD for `farm_registry`: a file below /etc/dcd/secrets, or a variable "
+        "of the daemon, DCD_SECRET_NAME. In TOML also `registry_login` in the table `[farm]`. Empty: no "
+        "login.",
+        form="that names a secret: /etc/dcd/secrets/NAME or DCD_SECRET_NAME",
+        pattern=r"(/etc/dcd/secrets/.+|DCD_SECRET_[A-Z0-9_]+)?",
+    )
     farm_labels: tuple[str, ...] = _setting(
         (),
         "Labels of this member beside those that it finds itself, which builds may require: a rack, a "
         "licence. Builds are placed by them once the administrator has granted them as well. In TOML also "
         "`labels` in `[farm]`.",
         pattern=r"[A-Za-z0-9_][A-Za-z0-9_./:%~\-]*",
+        form="of letters, digits and _ . / : % ~ -",
     )
     farm_lost_seconds: float = _setting(
         120.0,

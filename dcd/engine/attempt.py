@@ -364,7 +364,14 @@ class Attempt:
             resolved=layer.record.resolved,
             content=layer.record.content,
             publications=ending.publications,
+            **self._base_named(),
         )
+
+    def _base_named(self) -> dict[str, str]:
+        """The base on which the result was made, for its event."""
+        if self._below is None or self._below.record.key != self._ground.base:
+            return {}
+        return {"base": self._ground.base, "base_content": self._below.record.content}
 
     def _record(self, change: Change) -> Awaitable[BuildState]:
         return self._resources.record(self._build, change)

@@ -30,6 +30,7 @@ from dcd.engine.reproductions import Reproductions
 from dcd.engine.retention import Retention
 from dcd.engine.runner import Runner
 from dcd.engine.scheduler import Scheduler
+from dcd.engine.sharing import NOT_SHARED, Sharing
 from dcd.engine.shells import Shells
 from dcd.engine.soundness import Scrub, Soundness, soundness
 from dcd.engine.stores import Stores
@@ -73,8 +74,10 @@ class Engine:
         losses: Losses = NO_LOSSES,
         keys: Mapping[Path, bytes] | None = None,
         hosts: Hosts | None = None,
+        sharing: Sharing = NOT_SHARED,
     ) -> None:
         self.losses = losses
+        self.sharing = sharing
         self.hosts = hosts
         """The members of the farm; None on a single machine."""
         self._builds = builds
@@ -92,7 +95,7 @@ class Engine:
         self.planner = planner
         self.locks = PackageLocks(builds, stores, self.manifests)
         self.rebuilds = Rebuilds(builds, runner, scheduler, stores, settings)
-        self.collector = Collector(builds, runner, stores, settings, losses)
+        self.collector = Collector(builds, runner, stores, settings, losses, sharing)
         self.scrub = Scrub(builds, stores, settings)
         self.notifier = Notifier(builds.log, partial(builds.broadcast.listen, None), settings, keys)
         self.retention = Retention(builds, settings, cancel=self.cancel, remove=self.remove)

@@ -23,6 +23,7 @@ from dcd.engine.builds import Builds
 from dcd.engine.kept_packages import kept_packages
 from dcd.engine.losses import Losses
 from dcd.engine.runner import Runner
+from dcd.engine.sharing import NOT_SHARED, Sharing
 from dcd.engine.stores import Stores
 from statemachine.build import BuildState, CheckpointState
 from statemachine.errors import DcdError, NotFound, Refused
@@ -123,8 +124,10 @@ class Collector:
         stores: Stores,
         settings: Callable[[], Configuration],
         losses: Losses,
+        sharing: Sharing = NOT_SHARED,
     ) -> None:
         self._losses = losses
+        self._sharing = sharing
         self._builds = builds
         self._runner = runner
         self._stores = stores
@@ -177,6 +180,8 @@ class Collector:
                 gone = {layer.record.key for layer, _ in chosen}
                 limit = None if by_itself else max_bytes
                 packages = await self._collect_packages(limit, dry_run, gone)
+        if not dry_run and not self._losses.error:
+            await self._sharing.collect()
         kept = sum(layer.size_bytes for layer in layers)
         kept -= sum(layer.size_bytes for layer, _ in chosen)
         chosen += retired

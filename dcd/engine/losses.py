@@ -58,7 +58,7 @@ def look_for_losses(events: EventLog, layers: Layers, directories: Iterable[Path
 
 def _makers(layers: Layers) -> Iterator[str]:
     for layer in (*layers.layers(), *layers.stale_layers()):
-        if layer.record.made_by != TRIAL:
+        if layer.record.made_by != TRIAL and not layer.record.brought:
             yield layer.record.made_by
     for name, _ in layers.workspaces():
         if "." in name:  # an attempt's: BUILD.INDEX.NUMBER

@@ -27,6 +27,7 @@ from dcd.engine.needs import Needs
 from dcd.engine.package_locks import is_locked_result
 from dcd.engine.publish import publish
 from dcd.engine.secret_digests import secret_state
+from dcd.engine.sharing import NOT_SHARED, Sharing
 from dcd.engine.soundness import check, unchecked
 from dcd.engine.stores import Stores
 from dcd.engine.takeover import taken_over
@@ -77,9 +78,11 @@ class Runner:
         stores: Stores,
         settings: Callable[[], Configuration],
         planner: Planning = HERE,
+        sharing: Sharing = NOT_SHARED,
     ) -> None:
         self.builds = builds
         self.stores = stores
+        self._sharing = sharing
         self._needs = Needs(planner)
         self._resources = Resources(
             builds, stores, settings, planner, self._needs, self._record_durably
@@ -105,12 +108,14 @@ class Runner:
     def stop(self, build: str, cause: str) -> None:
         """End the running attempt of `build`, if any; `cause` as in CheckpointInterrupted."""
         self.locks.recall(build)
+        self._sharing.give_up(build)
         if attempt := self._attempts.get(build):
             attempt.stop(cause)
 
     def leave(self, build: str) -> None:
         """End the run of `build` when its running attempt has ended. Its state stays as it is."""
         self.locks.recall(build)
+        self._sharing.give_up(build)
         self._leaving.add(build)
 
     def using_packages(self) -> bool:
@@ -188,9 +193,7 @@ class Runner:
                 if (damaged := await self._damaged(state, record.name, record.key)) is not None:
                     state = damaged
                     break
-        if needs_layers and (
-            lost := await asyncio.to_thread(missing_layer, self.stores.layers, state)
-        ):
+        if needs_layers and (lost := await self._lost(state)):
             checkpoint, reason = lost
             logger.warning(
                 "a layer is missing", build=state.id, checkpoint=checkpoint, reason=reason
@@ -205,6 +208,21 @@ class Runner:
                 return None
             case change:
                 return await self._record(state, change)
+
+    async def _lost(self, state: BuildState) -> tuple[str, str] | None:
+        """As `missing_layer`, after those that others share have come."""
+        layers = self.stores.layers
+        lost = await asyncio.to_thread(missing_layer, layers, state)
+        for record in state.checkpoints[: state.completed] if lost else ():
+            there = await asyncio.to_thread(layers.find, record.key)
+            if there is None and not await self._bring(state, record.key):
+                break
+        return lost and await asyncio.to_thread(missing_layer, layers, state)
+
+    async def _bring(self, state: BuildState, key: str) -> bool:
+        """Have a layer here that another build server shares. Returns whether it has come."""
+        with self.builds.broadcast.waiting(state.id, "a layer from the registry"):
+            return await self._sharing.bring(state.id, key)
 
     async def _damaged(self, state: BuildState, checkpoint: str, key: str) -> BuildState | None:
         """Check the layer of that key, and those below it that this build has not checked, before it uses
@@ -239,7 +257,8 @@ class Runner:
                 return await self._record(state, FailCheckpoint(record.name, ErrorInfo.of(error)))
             await asyncio.to_thread(self.stores.layers.release, workspace)
         layer = await asyncio.to_thread(self.stores.layers.find, record.key)
-        if layer and (layer.record.made_by, layer.record.attempt) == (state.id, record.attempts):
+        made = layer and (layer.record.made_by, layer.record.attempt, layer.record.brought)
+        if layer and made == (state.id, record.attempts, False):
             return await self._record(
                 state,
                 CheckpointCompleted(
@@ -293,6 +312,8 @@ class Runner:
             if not mine or self.stopping:
                 return await self.builds.state(state.id)
             action = await asyncio.to_thread(decide_action, planned, layers)
+            if action.layer is None and await self._bring(state, planned.key):
+                action = await asyncio.to_thread(decide_action, planned, layers)
             if action.layer and await self._is_locked_result(state, action.layer):
                 if (damaged := await self._damaged(state, name, planned.key)) is not None:
                     return damaged
@@ -380,6 +401,8 @@ class Runner:
                     return await self.builds.state(state.id)
                 name = state.plan.checkpoints[index].name
                 there = await asyncio.to_thread(self.stores.layers.find, key)
+                if there is None and await self._bring(state, key):
+                    there = await asyncio.to_thread(self.stores.layers.find, key)
                 if there and (damaged := await self._damaged(state, name, key)) is not None:
                     return damaged
             attempt = Attempt(self._resources, state, index, ground, external, held.aclose)

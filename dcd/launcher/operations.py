@@ -160,7 +160,8 @@ class Operations:
                 record = unpack(workspace, source, expected)
             finally:
                 self.layers.let_go(workspace.name)
-            return _as_expected(self.commit(workspace.name, record, None), expected)
+            made = self.commit(workspace.name, replace(record, brought=True), None)
+            return _as_expected(made, expected)
         finally:
             self.layers.release(workspace.name)
 

@@ -6,7 +6,8 @@ listed. A grown result of the same list that exists already is preferred. When r
 grows.
 
 A checkpoint that declares what it reads need not run if it has a result on another layer in which these
-inputs are the same.
+inputs are the same. For both, only layers that were made here count: nothing vouches for what the record of
+one that was brought says of its making.
 """
 
 from collections.abc import Iterable
@@ -68,7 +69,9 @@ def _fitting(planned: PlannedCheckpoint, base: str, layers: Iterable[Layer]) -> 
     fitting = [
         layer
         for layer in layers
-        if layer.record.base == base != layer.record.key and listed.issuperset(layer.record.listed)
+        if layer.record.base == base != layer.record.key
+        and listed.issuperset(layer.record.listed)
+        and not layer.record.brought
     ]
     fitting.sort(key=lambda layer: (len(layer.record.listed), layer.used_at), reverse=True)
     return fitting
@@ -92,7 +95,7 @@ def same_results(plan: Plan, index: int, layers: Layers) -> list[Layer]:
     found = [
         layer
         for layer in layers.layers()
-        if layer.record.own == own and layer.record.key != planned.key
+        if layer.record.own == own and layer.record.key != planned.key and not layer.record.brought
     ]
     found.sort(key=lambda layer: layer.used_at, reverse=True)
     return found[:TRIED]

@@ -1,0 +1,54 @@
+"""What other build servers share with this one: layers, through a registry (`dcd.farm.sharing`).
+
+The engine asks for a layer before it makes it. What has come is in the layer store afterwards, checked.
+Nothing here fails a build, or delays it beyond the bounds of the implementation.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class SharingState:
+    """How sharing goes, for people: `summary` counts, `trouble` is the last failure ("" when all is well),
+    and `remedy` what to do about it."""
+
+    summary: str
+    trouble: str = ""
+    remedy: str = ""
+
+
+class Sharing(Protocol):
+    """See the module."""
+
+    async def bring(self, build: str, key: str) -> bool:
+        """Have the layer `key` here, with those below it, if another build server has shared it. Returns
+        whether it has come."""
+
+    def give_up(self, build: str) -> None:
+        """End what is under way for a build."""
+
+    def state(self) -> SharingState | None:
+        """How sharing goes; None when nothing is shared."""
+
+    async def collect(self) -> int:
+        """Remove what this log's builds have shared and no build names any more. Returns how many layers."""
+
+
+class NotShared:
+    """Nothing is shared. Implements Sharing."""
+
+    async def bring(self, build: str, key: str) -> bool:
+        return False
+
+    def give_up(self, build: str) -> None:
+        pass
+
+    def state(self) -> SharingState | None:
+        return None
+
+    async def collect(self) -> int:
+        return 0
+
+
+NOT_SHARED = NotShared()

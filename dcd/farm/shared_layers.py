@@ -1,0 +1,123 @@
+"""The form of a shared layer in a registry: an artifact whose tag is its key and its back end.
+
+Its first blob is the packed layer (`store.layers`), the others are the files of the package store that the
+layer's list of packages names. Annotations say what it is; none of them is trusted: the key follows from the
+build here, the digest of the content from the event log, and what is unpacked is held against both.
+Source: the OCI image and distribution specifications 1.1, "Guidelines for Artifact Usage". Pure.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+LAYER = "application/vnd.dcd.layer.v1+tar+zstd"
+PACKAGE = "application/vnd.dcd.package.v1"
+MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+EMPTY = b"{}"
+"""The configuration of an artifact that has none."""
+
+MOST_BLOBS = 20_000
+
+_PREFIX = "io.dcd.layer."
+_TEXTS = ("key", "parent", "content", "backend", "build", "seconds")
+_KEY = re.compile(r"[0-9a-f]{64}")
+_BUILD = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_TAG = re.compile(r"([0-9a-f]{64})-([a-z]+)")
+
+
+class BadManifest(ValueError):
+    """It does not describe a shared layer."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlobOf:
+    """A blob: its digest (sha256:...) and size."""
+
+    digest: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class SharedLayer:
+    """A layer that is shared. `parent` is "" for none, `content` the digest of its content, `build` the build
+    whose event names it, `seconds` what it took to make."""
+
+    key: str
+    parent: str
+    content: str
+    backend: str
+    build: str
+    seconds: float
+    packed: BlobOf
+    packages: Sequence[BlobOf] = ()
+
+    def manifest(self) -> bytes:
+        """Its manifest."""
+        plain = {
+            "schemaVersion": 2,
+            "mediaType": MANIFEST,
+            "artifactType": LAYER,
+            "config": {
+                "mediaType": "application/vnd.oci.empty.v1+json",
+                "digest": digest_of(EMPTY),
+                "size": len(EMPTY),
+            },
+            "layers": [
+                _descriptor(LAYER, self.packed),
+                *(_descriptor(PACKAGE, each) for each in self.packages),
+            ],
+            "annotations": {_PREFIX + name: str(getattr(self, name)) for name in _TEXTS},
+        }
+        return json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()
+
+
+def tag_of(key: str, backend: str) -> str:
+    """The tag of a layer."""
+    return f"{key}-{backend}"
+
+
+def key_of_tag(tag: str) -> str | None:
+    """The key in a tag; None for a tag of something else."""
+    found = _TAG.fullmatch(tag)
+    return found[1] if found else None
+
+
+def digest_of(content: bytes) -> str:
+    """The digest as registries write it."""
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+def read_manifest(content: bytes) -> SharedLayer:
+    """The layer in a manifest. Raises BadManifest."""
+    try:
+        plain = json.loads(content)
+        said = {name: plain["annotations"][_PREFIX + name] for name in _TEXTS}
+        first, *others = plain["layers"]
+        if len(others) > MOST_BLOBS:
+            raise BadManifest("it has too many blobs")
+        layer = SharedLayer(
+            **{**said, "seconds": float(said["seconds"])},
+            packed=_blob(LAYER, first),
+            packages=[_blob(PACKAGE, each) for each in others],
+        )
+        keys = (layer.key, layer.content, *([layer.parent] if layer.parent else ()))
+        if not all(map(_KEY.fullmatch, keys)) or not _BUILD.fullmatch(layer.build):
+            raise BadManifest("a key or digest in it is none")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise BadManifest(f"it does not describe a layer: {type(error).__name__}") from error
+    return layer
+
+
+def _descriptor(media_type: str, blob: BlobOf) -> dict[str, Any]:
+    return {"mediaType": media_type, "digest": blob.digest, "size": blob.size_bytes}
+
+
+def _blob(media_type: str, plain: Any) -> BlobOf:
+    digest, size = plain["digest"], plain["size"]
+    fits = isinstance(digest, str) and digest.startswith("sha256:") and _KEY.fullmatch(digest[7:])
+    if plain["mediaType"] != media_type or not fits or type(size) is not int or size < 0:
+        raise BadManifest("a blob in it is none")
+    return BlobOf(digest, size)

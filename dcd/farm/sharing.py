@@ -1,0 +1,461 @@
+"""Layers shared with other build servers through a container registry.
+
+A layer goes there, in the background, once its event is on disk, if making it again takes longer than moving
+it (`worth_sharing`). It comes from there when a build here lacks it. In a farm a layer counts when an event
+of the farm's log names its content; without a common log, everybody who may write there is believed. In both
+cases the launcher makes the layer only with the content that was named.
+
+A registry that is down, slow or wrong costs a build a few seconds and fails nothing: what cannot be sent is
+dropped, what does not come is made. What is on the way lies in files that the next start removes. Implements
+`dcd.engine.sharing.Sharing`; `happened` and `bring` are called in the event loop's thread.
+"""
+
+import asyncio
+import hashlib
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import IO
+
+import structlog
+
+from dcd.checkpoints.publish.parts import login_of
+from dcd.configuration import Configuration
+from dcd.engine.sharing import SharingState
+from dcd.engine.stores import Stores
+from dcd.farm.shared_layers import (
+    EMPTY,
+    MANIFEST,
+    BadManifest,
+    BlobOf,
+    SharedLayer,
+    digest_of,
+    key_of_tag,
+    read_manifest,
+    tag_of,
+)
+from dcd.platform.publishing.http import Broken, Piece, Texts, server_of
+from dcd.platform.publishing.registry import Registry
+from statemachine.build import BuildState
+from statemachine.errors import DcdError, NotFound, Unavailable, Unprepared
+from statemachine.events import CheckpointCompleted, Event
+from statemachine.keys import is_declined
+from store.eventlog import EventLog
+from store.layers import ExpectedLayer, Layer
+
+logger = structlog.get_logger()
+
+PUSHES = 2
+"""How many layers are sent at once."""
+
+MOST_WAITING = 64
+"""How many layers may wait to be sent; further ones are dropped."""
+
+FIRST_RATE = float(128 << 20)
+"""Bytes a second of a layer, unpacked, that are packed and sent, until a transfer has shown how many."""
+
+MARGIN = 3.0
+"""A layer is sent when making it took so many times as long as moving it takes."""
+
+REQUESTS_SECONDS = 0.2
+"""What the requests for a layer without content take."""
+
+MEASURED_BYTES = 8 << 20
+"""Smaller layers show nothing of the rate."""
+
+QUIET_SECONDS, MOST_QUIET_SECONDS = 30.0, 600.0
+"""How long nothing is asked of a registry that does not answer; each time twice as long as before."""
+
+ANSWER_SECONDS = 10.0
+"""How long each step of a request may take."""
+
+TEXTS = Texts(
+    "does not work as the registry for layers",
+    "builds make their layers themselves meanwhile",
+    "correct the secret that farm_registry_login names; its user has to read and write there",
+    "create the repository, or correct farm_registry",
+)
+
+LEAST_PULL_SECONDS, MOST_PULL_SECONDS = 20.0, 3600.0
+"""The bounds of the time for a layer to come; in between it is the time that it took to make."""
+
+
+def worth_sharing(seconds: float, size_bytes: int, rate: float) -> bool:
+    """Whether to send a layer of this size that was made in `seconds`; `rate` is in bytes a second."""
+    return seconds > MARGIN * (REQUESTS_SECONDS + size_bytes / rate)
+
+
+def may_be_shared(state: BuildState, checkpoint: str, in_farm: bool) -> bool:
+    """Whether a result of a build may leave this host, and somebody else could use it. Where a checkpoint
+    reads secrets, it and those after it stay: their trees may hold them. Without a common log no other
+    server has the key of a checkpoint that runs in any case."""
+    names = [planned.name for planned in state.plan.checkpoints]
+    if checkpoint not in names or state.rebuild or state.variation:
+        return False
+    index = names.index(checkpoint)
+    if any(planned.secrets for planned in state.plan.checkpoints[: index + 1]):
+        return False
+    return in_farm or not is_declined(state.plan, index)
+
+
+def read_login(settings: Configuration) -> tuple[str, str] | None:
+    """User and password for the registry; None without. Raises Unprepared."""
+    try:
+        return login_of(settings.farm_registry_login or None)
+    except DcdError as error:
+        raise Unprepared(
+            "the login of the registry for layers cannot be read",
+            str(error),
+            "write USER:PASSWORD into the secret that farm_registry_login names, or remove the setting",
+        ) from error
+
+
+class SharedLayers:
+    """See the module. `in_farm`: the log is that of all servers that share the registry."""
+
+    def __init__(
+        self,
+        settings: Callable[[], Configuration],
+        login: tuple[str, str] | None,
+        stores: Stores,
+        log: EventLog,
+        *,
+        in_farm: bool,
+    ) -> None:
+        self._settings = settings
+        self._url = settings().farm_registry
+        self._stores = stores
+        self._log = log
+        self._in_farm = in_farm
+        server, path = server_of(self._url, ANSWER_SECONDS, self._retrying)
+        server = replace(server, texts=TEXTS, pauses=(1.0, 2.0))
+        name = path.lstrip("/")
+        self._writing = Registry(server, name, login, "pull,push,delete")
+        self._reading = Registry(replace(server, pauses=()), name, login, "pull")
+        self._pool = ThreadPoolExecutor(PUSHES, "layer-push")
+        self._lock = threading.Lock()
+        self._counts = dict.fromkeys(("sent", "come", "dropped", "refused"), 0)
+        self._waiting = 0
+        self._rate = FIRST_RATE
+        self._quiet_until, self._quiet_seconds = 0.0, QUIET_SECONDS
+        self._trouble = ""
+        self._bringing: dict[str, threading.Event] = {}
+        self._closed = False
+
+    def close(self) -> None:
+        """End with what is under way."""
+        self._closed = True
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def state(self) -> SharingState:
+        counts = ", ".join(f"{count} {what}" for what, count in self._counts.items())
+        remedy = "builds make their layers themselves; look after the registry"
+        return SharingState(f"{self._url}: layers {counts}", self._trouble, remedy)
+
+    def happened(self, before: BuildState | None, event: Event) -> None:
+        """Send the layer of a checkpoint that has completed, some time."""
+        done = event.data
+        if before is None or not isinstance(done, CheckpointCompleted) or not done.content:
+            return
+        if self._closed or not may_be_shared(before, done.checkpoint, self._in_farm):
+            return
+        if self._waiting >= MOST_WAITING or time.monotonic() < self._quiet_until:
+            self._count("dropped")
+            logger.warning(
+                "a layer is not shared", layer=done.key, reason="the registry lags behind"
+            )
+            return
+        with self._lock:
+            self._waiting += 1
+        self._pool.submit(self._send_quietly, event.build, done)
+
+    def _send_quietly(self, build: str, done: CheckpointCompleted) -> None:
+        try:
+            self._send(build, done)
+        except NotFound:
+            pass  # removed meanwhile
+        except (DcdError, OSError) as error:
+            if not self._closed:
+                self._count("dropped")
+                self._failed("a layer is not shared", done.key, error)
+        finally:
+            with self._lock:
+                self._waiting -= 1
+
+    def _send(self, build: str, done: CheckpointCompleted) -> None:
+        line = self._line(done)
+        size = sum(layer.size_bytes for layer, _ in line)
+        if not worth_sharing(done.seconds, size, self._rate):
+            return
+        for layer, content in line:
+            self._send_layer(build, layer, content)
+
+    def _line(self, done: CheckpointCompleted) -> list[tuple[Layer, str]]:
+        """The layers to send, each with the content that the event names: the result, after its base. Raises
+        NotFound."""
+        named = [(done.base, done.base_content)] if done.base_content else []
+        line = []
+        for key, content in (*named, (done.key, done.content)):
+            layer = self._stores.layers.find(key)
+            if layer is None or layer.record.content != content:
+                raise NotFound(f"layer {key} is not as the event names it any more")
+            line.append((layer, content))
+        return line
+
+    def _send_layer(self, build: str, layer: Layer, content: str) -> None:
+        record, backend = layer.record, self._stores.layers.name
+        if layer.directory.parent != self._stores.layers.directory:
+            raise NotFound("its back end is another one")
+        tag = tag_of(record.key, backend)
+        if self._writing.digest_of(tag):
+            return
+        began, sent = time.monotonic(), 0
+        files = self._packages(record.resolved)
+        self._require_space(layer.size_bytes)
+        with self._stores.blobs.aside() as file:
+            self._stores.privileged.pack_layer(record.key, file.fileno())
+            file.seek(0)
+            digest = f"sha256:{_sha256(file)}"
+            pieces = {digest: Piece(Path(file.name), 0, file.seek(0, 2))}
+            pieces |= {each: Piece(path, 0, path.stat().st_size) for each, path in files.items()}
+            blobs = [BlobOf(each, piece.size_bytes) for each, piece in pieces.items()]
+            pieces[digest_of(EMPTY)] = Piece(Path(), 0, len(EMPTY), EMPTY)
+            for each, piece in pieces.items():
+                if self._closed:
+                    return
+                if not self._writing.has_blob(each):
+                    self._writing.put_blob(each, piece)
+                    sent += piece.size_bytes
+        shared = SharedLayer(
+            record.key,
+            record.parent or "",
+            content,
+            backend,
+            build,
+            record.seconds,
+            *(blobs[0], blobs[1:]),
+        )
+        self._writing.put_manifest(tag, MANIFEST, shared.manifest())
+        seconds = time.monotonic() - began
+        self._measured(layer.size_bytes + sum(each.size_bytes for each in blobs[1:]), seconds)
+        self._succeeded("sent")
+        logger.info("layer shared", layer=record.key, sent_bytes=sent, seconds=round(seconds, 1))
+
+    def _packages(self, resolved: str) -> dict[str, Path]:
+        """The files of the package store that a layer needs, by their digests: its list, and what that names.
+        Raises NotFound."""
+        if not resolved:
+            return {}
+        store = self._stores.packages
+        names = [resolved, *store.resolved(resolved).stored()]
+        return {f"sha256:{name}": store.path(name) for name in names}
+
+    def _measured(self, size_bytes: int, seconds: float) -> None:
+        if size_bytes >= MEASURED_BYTES:
+            self._rate += 0.3 * (size_bytes / max(seconds, 0.01) - self._rate)
+
+    async def bring(self, build: str, key: str) -> bool:
+        if time.monotonic() < self._quiet_until:
+            return False
+        stop = self._bringing[build] = threading.Event()
+        try:
+            return await asyncio.to_thread(self._bring_quietly, key, stop)
+        finally:
+            stop.set()
+            self._bringing.pop(build, None)
+
+    def give_up(self, build: str) -> None:
+        if stop := self._bringing.get(build):
+            stop.set()
+
+    def _bring_quietly(self, key: str, stop: threading.Event) -> bool:
+        try:
+            return self._bring(key, stop, set())
+        except _GivenUp as error:
+            logger.info("a layer does not come", layer=key, reason=str(error))
+        except (Broken, OSError, Unavailable) as error:
+            self._failed("a layer does not come", key, error)
+        except (BadManifest, DcdError) as error:
+            self._count("refused")
+            self._trouble = f"layer {key[:12]} is refused: {error}".replace("\n", "; ")
+            logger.error("a shared layer is refused; it is made again", layer=key, error=str(error))
+        return False
+
+    def _bring(self, key: str, stop: threading.Event, above: set[str]) -> bool:
+        """Bring a layer after those below it. `above` are those that stand on it."""
+        backend, layers = self._stores.layers.name, self._stores.layers
+        found = self._reading.get_manifest(tag_of(key, backend))
+        if found is None:
+            return False
+        shared = read_manifest(found[1])
+        if (shared.key, shared.backend) != (key, backend) or shared.parent in {key, *above}:
+            raise BadManifest("it describes another layer than its tag")
+        named = _event_of(self._log, shared)
+        if named is None and not self._is_believed(shared):
+            raise _GivenUp("no event of the log names its content")
+        lacking = shared.parent and layers.find(shared.parent) is None
+        if lacking and not self._bring(shared.parent, stop, {key, *above}):
+            return False
+        began = time.monotonic()
+        longest = min(max(shared.seconds, LEAST_PULL_SECONDS), MOST_PULL_SECONDS)
+        self._require_space(2 * shared.packed.size_bytes)
+
+        def check() -> None:
+            if stop.is_set() or self._closed:
+                raise _GivenUp("its build needs it no more")
+            if time.monotonic() - began > longest:
+                raise _GivenUp(f"it takes more than {longest:g} s, as long as to make it")
+
+        # What breaks off continues for as long.
+        server = replace(self._reading.server, say=lambda _: check())
+        registry = replace(self._reading, server=server)
+
+        def receive(blob: BlobOf, file: IO[bytes]) -> None:
+            def take(piece: bytes) -> None:
+                check()
+                file.write(piece)
+
+            registry.get_blob(blob.digest, blob.size_bytes, take)
+            file.flush()
+            file.seek(0)
+
+        for blob in shared.packages:
+            self._bring_package(blob, receive)
+        with self._stores.blobs.aside() as file:
+            receive(shared.packed, file)
+            check()
+            expected = ExpectedLayer(key, shared.parent or None, shared.content, backend)
+            layer = self._stores.privileged.unpack_layer(file.fileno(), expected)
+        if named is not None and not _is_as_named(layer, named):
+            layers.remove(key)
+            raise BadManifest(
+                "what it says of its products is not what the event of its checkpoint says"
+            )
+        self._succeeded("come")
+        seconds = round(time.monotonic() - began, 1)
+        logger.info("layer came from the registry", layer=key, build=shared.build, seconds=seconds)
+        return True
+
+    def _bring_package(self, blob: BlobOf, receive: Callable[[BlobOf, IO[bytes]], None]) -> None:
+        """Put a file into the package store, by way of the captured files, where the launcher takes it."""
+        stores, sha256 = self._stores, blob.digest.removeprefix("sha256:")
+        if stores.packages.has(sha256):
+            return
+        known = stores.blobs.has(sha256)
+        if not known:
+            with stores.blobs.aside() as file:
+                receive(blob, file)
+                stores.blobs.put(file, sha256)
+        stores.privileged.adopt_package(sha256)
+        if not known:
+            stores.blobs.remove(sha256)
+
+    def _is_believed(self, shared: SharedLayer) -> bool:
+        """Whether a layer that no event names may be used; see the module."""
+        return not self._in_farm and not self._log.known_builds([shared.build])
+
+    def _require_space(self, size_bytes: int) -> None:
+        settings = self._settings()
+        free = shutil.disk_usage(settings.state_dir).free
+        if free < size_bytes + settings.min_free_bytes:
+            raise _GivenUp("there is no space for it")
+
+    async def collect(self) -> int:
+        if time.monotonic() < self._quiet_until:
+            return 0
+        return await asyncio.to_thread(self._collect_quietly)
+
+    def _collect_quietly(self) -> int:
+        try:
+            return sum(1 for _ in self._collect())
+        except (DcdError, OSError) as error:
+            self._failed("shared layers are not removed", "", error)
+            return 0
+
+    def _collect(self) -> Iterator[str]:
+        """Remove the layers that builds of this log have shared and that none of it names any more. Those of
+        other logs are left to their servers."""
+        keys = {tag: key for tag in self._reading.tags() if (key := key_of_tag(tag))}
+        named = self._log.known_keys(sorted(set(keys.values())))
+        for tag, key in keys.items():
+            if key in named:
+                continue
+            found = self._reading.get_manifest(tag)
+            try:
+                maker = read_manifest(found[1]).build if found else ""
+            except BadManifest:
+                continue
+            if found is None or not self._log.known_builds([maker]):
+                continue
+            if not self._writing.delete_manifest(found[0]):
+                self._trouble = "the registry deletes nothing (storage.delete.enabled)"
+                return
+            logger.info("shared layer removed", layer=key, build=maker)
+            yield key
+
+    def _count(self, what: str) -> None:
+        with self._lock:
+            self._counts[what] += 1
+
+    def _succeeded(self, what: str) -> None:
+        self._count(what)
+        self._trouble, self._quiet_seconds = "", QUIET_SECONDS
+
+    def _failed(self, what: str, key: str, error: Exception) -> None:
+        if isinstance(error, Broken):
+            self._quiet_until = time.monotonic() + self._quiet_seconds
+            self._quiet_seconds = min(2 * self._quiet_seconds, MOST_QUIET_SECONDS)
+        self._trouble = f"{what}: {error}".replace("\n", "; ")
+        logger.warning(what, layer=key, error=str(error))
+
+    def _retrying(self, what: str) -> None:
+        logger.info("the registry for layers", news=what)
+
+
+class _GivenUp(DcdError):
+    """A layer is not moved, and nothing is wrong."""
+
+
+def _sha256(file: IO[bytes]) -> str:
+    found = hashlib.sha256()
+    while piece := file.read(1 << 20):
+        found.update(piece)
+    return found.hexdigest()
+
+
+def _event_of(log: EventLog, shared: SharedLayer) -> CheckpointCompleted | None:
+    """The event that names a layer, or the result on it, with its content. The build that its manifest names
+    is a hint where to look: the log decides."""
+    for event in log.completed(shared.build):
+        done = event.data
+        if isinstance(done, CheckpointCompleted):
+            named = ((done.key, done.content), (done.base, done.base_content))
+            if (shared.key, shared.content) in named:
+                return done
+    return None
+
+
+def _is_as_named(layer: Layer, done: CheckpointCompleted) -> bool:
+    """Whether the record of a result, which its content does not cover, says what its event says."""
+    record = layer.record
+    if record.key != done.key:
+        return True  # a base, which is nobody's result
+    return (
+        record.checkpoint,
+        record.artifacts,
+        record.left,
+        record.warnings,
+        record.resolved,
+        record.publications,
+    ) == (
+        done.checkpoint,
+        done.artifacts,
+        done.left,
+        done.warnings,
+        done.resolved,
+        done.publications,
+    )

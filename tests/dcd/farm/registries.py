@@ -1,0 +1,81 @@
+"""Debian's docker-registry for tests, and a manifest whose checkpoints take a while."""
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.dcd.checkpoints.publishing import answers, free_port
+
+CONFIG = """version: 0.1
+storage:
+  filesystem:
+    rootdirectory: {directory}
+  delete:
+    enabled: true
+http:
+  addr: 127.0.0.1:{port}
+auth:
+  htpasswd:
+    realm: test
+    path: {directory}/users
+"""
+
+USERS = "me:$2y$05$abcdefghijklmnopqrstuuQDoL5Sa/TtfS/XN4AY/jgq.HBbO1BTu\n"
+"""A bcrypt hash of `word`."""
+
+
+@dataclass
+class RunningRegistry:
+    """A registry that takes `me` with the password `word`."""
+
+    directory: Path
+    port: int = 0
+    process: "subprocess.Popen[bytes] | None" = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/dcd"
+
+    def start(self) -> None:
+        (self.directory / "users").write_text(USERS)
+        config = self.directory / "config.yml"
+        for _ in range(5):
+            self.port = self.port or free_port()
+            config.write_text(CONFIG.format(directory=self.directory, port=self.port))
+            self.process = subprocess.Popen(
+                ["docker-registry", "serve", config],
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            if answers(self.process, self.port):
+                return
+            self.port = 0
+        raise AssertionError("the registry does not start")
+
+    def kill(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+    def tags(self) -> list[str]:
+        place = self.directory / "docker/registry/v2/repositories/dcd/_manifests/tags"
+        return sorted(path.name for path in place.iterdir()) if place.exists() else []
+
+    def blobs(self) -> list[Path]:
+        """The files of all blobs, the largest last."""
+        found = (self.directory / "docker/registry/v2/blobs").glob("sha256/*/*/data")
+        return sorted(found, key=lambda path: path.stat().st_size)
+
+
+@contextmanager
+def registry(directory: Path) -> Iterator[RunningRegistry]:
+    running = RunningRegistry(directory)
+    running.start()
+    try:
+        yield running
+    finally:
+        with suppress(ProcessLookupError):
+            running.kill()

@@ -1,0 +1,253 @@
+"""What build servers share, and what of it they believe."""
+
+import asyncio
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from dcd.configuration import Configuration
+from dcd.farm import sharing
+from dcd.farm.shared_layers import (
+    BadManifest,
+    BlobOf,
+    SharedLayer,
+    key_of_tag,
+    read_manifest,
+    tag_of,
+)
+from dcd.farm.sharing import SharedLayers, may_be_shared, read_login, worth_sharing
+from dcd.planning.ground import _fitting, same_results
+from dcd.platform.publishing.http import Broken
+from dcd.platform.publishing.registry import Registry
+from statemachine.errors import Unprepared
+from statemachine.events import CheckpointCompleted
+from statemachine.keys import chain, own_digest
+from statemachine.plan import Ingredient, Inputs, Plan, PlannedCheckpoint
+from store.layers import Layer, LayerRecord
+
+KEY, CONTENT, OTHER = "a" * 64, "c" * 64, "d" * 64
+MIB = 1 << 20
+SHARED = SharedLayer(KEY, "", CONTENT, "overlay", "b", 4.0, BlobOf(f"sha256:{OTHER}", 7))
+DONE = CheckpointCompleted("slow", 1, KEY, 4.0, content=CONTENT)
+
+
+def plan(*secrets: str) -> Plan:
+    """Three checkpoints, of which the second one reads these secrets."""
+    return chain(
+        [
+            PlannedCheckpoint(name, "", "m", "C", "", (), secrets=secrets if name == "b" else ())
+            for name in "abc"
+        ]
+    )
+
+
+def build(of: Plan, **more: Any) -> Any:
+    return SimpleNamespace(**{"plan": of, "rebuild": None, "variation": None, **more})
+
+
+def test_what_takes_longer_to_move_than_to_make_stays() -> None:
+    """The layers of a live image, as measured."""
+    rate = sharing.FIRST_RATE
+    assert worth_sharing(19.5, 666 * MIB, rate), "transfer"
+    assert worth_sharing(17.6, 49 * MIB, rate), "boot archive"
+    assert worth_sharing(38.0, 0, rate), "verification"
+    assert not worth_sharing(2.9, 185 * MIB, rate), "compression"
+    assert not worth_sharing(0.5, 238 * MIB, rate), "medium"
+    assert not worth_sharing(19.5, 666 * MIB, rate / 10), "a slow network"
+
+
+def test_what_reads_secrets_and_what_follows_it_stays() -> None:
+    state = build(plan("/etc/dcd/secrets/x"))
+    assert [may_be_shared(state, name, True) for name in "abc"] == [True, False, False]
+    assert all(may_be_shared(build(plan()), name, True) for name in "abc")
+
+
+def test_what_nobody_else_has_the_key_of_stays() -> None:
+    salted = chain(
+        replace(each, ingredients=(Ingredient("salt", "", "1"),)) for each in plan().checkpoints
+    )
+    assert not may_be_shared(build(salted), "a", in_farm=False)
+    assert may_be_shared(build(salted), "a", in_farm=True), "another member may continue it"
+    assert not may_be_shared(build(plan(), variation="other"), "a", in_farm=True)
+
+
+def test_a_manifest_says_all_of_a_layer_again() -> None:
+    packages = [BlobOf(f"sha256:{KEY}", 3)]
+    layer = replace(SHARED, parent=OTHER, packages=packages)
+    assert read_manifest(layer.manifest()) == layer
+    assert key_of_tag(tag_of(KEY, "overlay")) == KEY
+    assert key_of_tag("latest") is None
+
+
+def changed(**annotations: str) -> bytes:
+    plain = json.loads(SHARED.manifest())
+    plain["annotations"] |= {f"io.dcd.layer.{name}": text for name, text in annotations.items()}
+    return json.dumps(plain).encode()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"[]",
+        b"[" * 100_000,
+        b'{"layers": [], "annotations": {}}',
+        changed(key="../../etc"),
+        changed(content="none"),
+        changed(parent="x"),
+        changed(build="b'; --"),
+        changed(build="b\0"),
+        changed(seconds="long"),
+        SHARED.manifest().replace(b'"size":7', b'"size":-1'),
+        SHARED.manifest().replace(b'"size":7', b'"size":true'),
+        SHARED.manifest().replace(b"sha256:" + OTHER.encode(), b"md5:1"),
+    ],
+)
+def test_a_manifest_that_is_none_is_refused(content: bytes) -> None:
+    with pytest.raises(BadManifest):
+        read_manifest(content)
+
+
+class Log:
+    """The events of the build `b`."""
+
+    def __init__(self, *done: CheckpointCompleted) -> None:
+        self._done = done
+
+    def completed(self, build: str) -> list[Any]:
+        return [SimpleNamespace(data=each) for each in self._done] if build == "b" else []
+
+    def known_builds(self, among: list[str]) -> set[str]:
+        return {"b"} & set(among)
+
+
+class NoLog(Log):
+    """A log without that build."""
+
+    def known_builds(self, among: list[str]) -> set[str]:
+        return set()
+
+
+class Layers:
+    """A store that takes every layer that the registry has."""
+
+    name = "overlay"
+
+    def __init__(self, record: LayerRecord) -> None:
+        self._layer = Layer(record, Path("/nowhere"), 0, 0.0)
+        self.removed: list[str] = []
+
+    def find(self, key: str) -> None:
+        return None
+
+    def unpack_layer(self, source: int, expected: Any) -> Layer:
+        return self._layer
+
+    def remove(self, key: str) -> None:
+        self.removed.append(key)
+
+
+def record(**more: Any) -> LayerRecord:
+    return LayerRecord(KEY, None, "b", "slow", 1, 4.0, content=CONTENT, **more)
+
+
+def brought(
+    tmp_path: Path, log: Any, *, in_farm: bool, **of_record: Any
+) -> tuple[bool, Layers, SharedLayers]:
+    """Whether a layer that the registry has is used."""
+    layers = Layers(record(**of_record))
+    stores: Any = SimpleNamespace(layers=layers, privileged=layers, blobs=_Aside(tmp_path))
+    url = "http://127.0.0.1:9/dcd"
+    settings = Configuration(state_dir=tmp_path, farm_registry=url, min_free_bytes=0)
+    made = SharedLayers(lambda: settings, None, stores, log, in_farm=in_farm)
+    return asyncio.run(made.bring("mine", KEY)), layers, made
+
+
+class _Aside:
+    def __init__(self, directory: Path) -> None:
+        self._file = directory / "aside"
+
+    def aside(self) -> Any:
+        return self._file.open("w+b")
+
+
+@pytest.fixture(autouse=True)
+def registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has one layer."""
+    answer = ("sha256:1", SHARED.manifest())
+    monkeypatch.setattr(Registry, "get_manifest", lambda *_: answer)
+    monkeypatch.setattr(Registry, "get_blob", lambda self, digest, size, take: take(b"content"))
+
+
+def test_in_a_farm_only_a_content_that_an_event_names_is_taken(tmp_path: Path) -> None:
+    other = replace(DONE, content=OTHER)
+    for log, taken in ((Log(DONE), True), (Log(other), False), (Log(), False)):
+        assert brought(tmp_path, log, in_farm=True)[0] is taken
+
+
+def test_without_a_common_log_builds_of_others_are_believed_and_own_ones_looked_up(
+    tmp_path: Path,
+) -> None:
+    assert brought(tmp_path, Log(DONE), in_farm=False)[0]
+    assert not brought(tmp_path, Log(), in_farm=False)[0], "the log knows the build"
+    assert brought(tmp_path, NoLog(), in_farm=False)[0]
+
+
+def test_a_base_is_named_by_the_event_of_the_result_on_it(tmp_path: Path) -> None:
+    result = replace(DONE, key=OTHER, content=OTHER, base=KEY, base_content=CONTENT)
+    assert brought(tmp_path, Log(result), in_farm=True)[0]
+
+
+def test_a_layer_whose_record_is_not_that_of_its_event_does_not_stay(tmp_path: Path) -> None:
+    taken, layers, made = brought(tmp_path, Log(DONE), in_farm=True, left=("media/x",))
+    assert not taken
+    assert layers.removed == [KEY]
+    assert "1 refused" in made.state().summary
+
+
+def test_a_registry_that_does_not_answer_is_left_alone_for_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def broken(*_: object) -> None:
+        asked.append(1)
+        raise Broken("it is away")
+
+    monkeypatch.setattr(Registry, "get_manifest", broken)
+    taken, _, made = brought(tmp_path, Log(DONE), in_farm=True)
+    assert not taken
+    assert "it is away" in made.state().trouble
+    assert not asyncio.run(made.bring("mine", KEY))
+    assert asked == [1]
+
+
+def test_nothing_is_taken_over_or_grown_from_a_layer_that_was_brought() -> None:
+    planned = replace(plan().checkpoints[0], inputs=Inputs(whole=("**",)))
+    of = chain([planned])
+    made = record(own=own_digest(of, 0))
+    here, other = Layer(made, Path(), 0, 0.0), Layer(replace(made, brought=True), Path(), 0, 0.0)
+    layers: Any = SimpleNamespace(layers=lambda: [here, other])
+    assert same_results(of, 0, layers) == [here]
+    grown = replace(made, base=OTHER, listed=("x",))
+    found = [Layer(replace(grown, brought=each), Path(), 0, 0.0) for each in (False, True)]
+    assert _fitting(replace(planned, listed=("x", "y")), OTHER, found) == found[:1]
+
+
+def test_a_login_that_cannot_be_read_is_an_error_that_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = Configuration(farm_registry_login="DCD_SECRET_LAYERS")
+    monkeypatch.setenv("DCD_SECRET_LAYERS", "me:word")
+    assert read_login(settings) == ("me", "word")
+    for secret in ("word", ""):
+        monkeypatch.setenv("DCD_SECRET_LAYERS", secret)
+        with pytest.raises(Unprepared, match="login of the registry"):
+            read_login(settings)
+    monkeypatch.delenv("DCD_SECRET_LAYERS")
+    with pytest.raises(Unprepared, match="farm_registry_login"):
+        read_login(settings)
