@@ -22,7 +22,7 @@ from dcd.engine.groups import Axis, planned_group
 from dcd.engine.hosts import Hosts
 from dcd.engine.locked import known_repositories
 from dcd.engine.losses import NO_LOSSES, Losses
-from dcd.engine.manifests import Manifests, ManifestSource, Options, Permit
+from dcd.engine.manifests import Manifests, ManifestSource, Options, Permit, all_labels
 from dcd.engine.package_locks import PackageLocks, require_offline
 from dcd.engine.rebuilds import Rebuilds, rebuild_plan, require_captured
 from dcd.engine.records import Records
@@ -42,6 +42,7 @@ from dcd.planner.client import Planning
 from dcd.planning import plan as planning
 from dcd.planning.history import History
 from dcd.planning.preview import compared
+from dcd.platform.host_labels import of_host
 from statemachine.build import BuildState
 from statemachine.commands import (
     Command,
@@ -54,8 +55,9 @@ from statemachine.commands import (
     WithdrawPause,
 )
 from statemachine.errors import DcdError, PermissionDenied, Refused, Unavailable
-from statemachine.events import Actor
+from statemachine.events import Actor, BuildSubmitted, InputFile
 from statemachine.keys import canonical, epoch_of, with_epoch
+from statemachine.plan import Locked
 from store.eventlog import Conflict
 from store.host.durable import DiskFull
 
@@ -86,7 +88,7 @@ class Engine:
         self._scheduler = scheduler
         self._settings = settings
         self._home = _place(settings().state_dir)
-        self.manifests = Manifests(planner, stores, settings, History(builds.log), builds.host)
+        self.manifests = Manifests(planner, stores, settings, History(builds.log))
         self.records = Records(builds, stores)
         self.differences = ComparedBuilds(stores)
         self.bisections = Bisections(builds, stores, self.manifests)
@@ -206,6 +208,7 @@ class Engine:
         planned = await self.manifests.plan(source, actor, permit, options.pause_before)
         submitted = self.manifests.submitted(source, options, planned, planning.new_salt())
         submitted = replace(submitted, request_sha256=request)
+        submitted = await self._placed(submitted)
         if source.offline and source.lock is not None:
             require_offline(planned.plan, source.lock)
         if said is not None:
@@ -223,6 +226,22 @@ class Engine:
         self._runner.planned(state.id)
         self._scheduler.wake()
         return state, True
+
+    async def _placed(self, submitted: BuildSubmitted) -> BuildSubmitted:
+        labels = await self._labels(submitted.requires, submitted.inputs, submitted.locked)
+        return replace(submitted, requires=labels)
+
+    async def _labels(
+        self, wanted: tuple[str, ...], inputs: Sequence[InputFile], locked: Locked | None
+    ) -> tuple[str, ...]:
+        """The labels that a build requires of the host. In a farm the packages of a locked build are on this
+        member only, and so are captured files that no registry takes."""
+        host = self._builds.host
+        if not host or not (inputs or locked):
+            return wanted
+        if locked is None and await self.sharing.offer([file.sha256 for file in inputs]):
+            return wanted
+        return tuple(sorted({*wanted, of_host(host)}))
 
     async def lock(
         self, source: ManifestSource, options: Options, actor: Actor, permit: Permit
@@ -246,7 +265,10 @@ class Engine:
         if earlier := await self._earlier(options.idempotency_key, actor, request):
             return earlier.group, False
         events = await planned_group(self.manifests, source, axes, options, actor, permit)
-        submitted = {build: replace(each, request_sha256=request) for build, each in events.items()}
+        submitted = {
+            build: await self._placed(replace(each, request_sha256=request))
+            for build, each in events.items()
+        }
         try:
             states = await self._builds.create_together(submitted, actor)
         except Conflict:
@@ -302,7 +324,9 @@ class Engine:
                 parameters={**source.inherited, **source.parameters},
                 profiles=source.profiles or source.inherited_profiles,
                 time_origin=planned.time.origin if own_time else "",
-                requires=self.manifests.requires(planned, source),
+                requires=await self._labels(
+                    all_labels(planned, source), planned.inputs, before.locked
+                ),
             )
         command = Resume(rewind_to, pause_before, replacement)
         before, state = await self._transition(build, command, actor)

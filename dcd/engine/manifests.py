@@ -39,7 +39,6 @@ from dcd.planning.history import History, expected, most_alike
 from dcd.planning.labels import refuse_secrets, require_labels
 from dcd.planning.preview import Intention, intentions
 from dcd.planning.values import with_values
-from dcd.platform.host_labels import of_host
 from statemachine.build import BuildState
 from statemachine.errors import DcdError, PermissionDenied, UsageError
 from statemachine.events import Actor, BuildSubmitted
@@ -118,6 +117,11 @@ class Options:
     """The signature of the provenance of what they are compared with."""
 
 
+def all_labels(planned: Planned, source: ManifestSource) -> tuple[str, ...]:
+    """All labels that a build of a planned manifest requires of the host."""
+    return tuple(sorted({*planned.requires, *source.require}))
+
+
 class Manifests:
     """See the module."""
 
@@ -127,13 +131,11 @@ class Manifests:
         stores: Stores,
         settings: Callable[[], Configuration],
         history: History,
-        host: str = "",
     ) -> None:
         self._planner = planner
         self._stores = stores
         self._settings = settings
         self._history = history
-        self._host = host
         self._shown: dict[bytes, WithoutSecrets] = {}
 
     async def check(
@@ -202,18 +204,8 @@ class Manifests:
             time_origin=planned.time.origin,
             locked=options.locked,
             require=source.require,
-            requires=self.requires(planned, source, options.locked),
+            requires=all_labels(planned, source),
         )
-
-    def requires(
-        self, planned: Planned, source: ManifestSource, locked: Locked | None = None
-    ) -> tuple[str, ...]:
-        """All labels that a build of a planned manifest requires of the host. In a farm captured files, and
-        the packages of a locked build, are on this member only."""
-        found = {*planned.requires, *source.require}
-        if self._host and (planned.inputs or locked):
-            found.add(of_host(self._host))
-        return tuple(sorted(found))
 
     def grown(self, plan: Plan, options: Options) -> Plan:
         """The plan whose checkpoints may grow if the options say so. Raises UsageError, and PermissionDenied

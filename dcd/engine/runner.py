@@ -201,6 +201,8 @@ class Runner:
             return await self._record(state, BuildRewound(checkpoint, reason, "layer-missing"))
         match step:
             case RunCheckpoint(index):
+                if await self._lacks_inputs(state):
+                    return await self.builds.state(state.id)
                 return await self._run_checkpoint(state, index)
             case Deliver():
                 return await self._deliver(state)
@@ -223,6 +225,19 @@ class Runner:
         """Have a layer here that another build server shares. Returns whether it has come."""
         with self.builds.broadcast.waiting(state.id, "a layer from the registry"):
             return await self._sharing.bring(state.id, key)
+
+    async def _lacks_inputs(self, state: BuildState) -> bool:
+        """Whether captured files of the build have yet to come, after a wait. Those that no member has
+        offered are an error of the attempt."""
+        digests = [file.sha256 for file in state.inputs]
+        blobs = self.stores.blobs
+        if not self.builds.host or await asyncio.to_thread(lambda: all(map(blobs.has, digests))):
+            return False
+        with self.builds.broadcast.waiting(state.id, "its captured files from the registry"):
+            if await self._sharing.fetch(digests):
+                return False
+            await asyncio.sleep(RETRY_SECONDS)
+        return True
 
     async def _damaged(self, state: BuildState, checkpoint: str, key: str) -> BuildState | None:
         """Check the layer of that key, and those below it that this build has not checked, before it uses

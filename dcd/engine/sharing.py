@@ -1,9 +1,11 @@
-"""What other build servers share with this one: layers, through a registry (`dcd.farm.sharing`).
+"""What other build servers share with this one, through a registry (`dcd.farm.sharing`): layers, and in a
+farm captured files.
 
 The engine asks for a layer before it makes it. What has come is in the layer store afterwards, checked.
 Nothing here fails a build, or delays it beyond the bounds of the implementation.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -25,6 +27,14 @@ class Sharing(Protocol):
         """Have the layer `key` here, with those below it, if another build server has shared it. Returns
         whether it has come."""
 
+    async def offer(self, digests: Sequence[str]) -> bool:
+        """Have captured files, by their sha256, where every member of the farm can get them. Returns whether
+        they are there."""
+
+    async def fetch(self, digests: Sequence[str]) -> bool:
+        """Have captured files here that another member has offered. Returns False when the registry does not
+        work, so that they may come later."""
+
     def give_up(self, build: str) -> None:
         """End what is under way for a build."""
 
@@ -40,6 +50,12 @@ class NotShared:
 
     async def bring(self, build: str, key: str) -> bool:
         return False
+
+    async def offer(self, digests: Sequence[str]) -> bool:
+        return False
+
+    async def fetch(self, digests: Sequence[str]) -> bool:
+        return True
 
     def give_up(self, build: str) -> None:
         pass

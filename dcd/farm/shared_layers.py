@@ -1,27 +1,30 @@
-"""The form of a shared layer in a registry: an artifact whose tag is its key and its back end.
+"""The form of shared layers and captured files in a registry.
 
-Its first blob is the packed layer (`store.layers`), the others are the files of the package store that the
-layer's list of packages names. Annotations say what it is; none of them is trusted: the key follows from the
-build here, the digest of the content from the event log, and what is unpacked is held against both.
+A layer is an artifact whose tag is its key and its back end. Its first blob is the packed layer
+(`store.layers`), the others are the files of the package store that the layer's list of packages names.
+Annotations say what it is; none of them is trusted: the key follows from the build here, the digest of the
+content from the event log, and what is unpacked is held against both.
 Source: the OCI image and distribution specifications 1.1, "Guidelines for Artifact Usage". Pure.
 """
 
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 LAYER = "application/vnd.dcd.layer.v1+tar+zstd"
 PACKAGE = "application/vnd.dcd.package.v1"
+INPUT = "application/vnd.dcd.input.v1"
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 EMPTY = b"{}"
 """The configuration of an artifact that has none."""
 
 MOST_BLOBS = 20_000
 
-_PREFIX = "io.dcd.layer."
+_PREFIX, _OFFERED = "io.dcd.layer.", "io.dcd.inputs.offered"
+_INPUTS = "inputs-"
 _TEXTS = ("key", "parent", "content", "backend", "build", "seconds")
 _KEY = re.compile(r"[0-9a-f]{64}")
 _BUILD = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -56,22 +59,34 @@ class SharedLayer:
 
     def manifest(self) -> bytes:
         """Its manifest."""
-        plain = {
-            "schemaVersion": 2,
-            "mediaType": MANIFEST,
-            "artifactType": LAYER,
-            "config": {
-                "mediaType": "application/vnd.oci.empty.v1+json",
-                "digest": digest_of(EMPTY),
-                "size": len(EMPTY),
-            },
-            "layers": [
-                _descriptor(LAYER, self.packed),
-                *(_descriptor(PACKAGE, each) for each in self.packages),
-            ],
-            "annotations": {_PREFIX + name: str(getattr(self, name)) for name in _TEXTS},
-        }
-        return json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()
+        packages = (_descriptor(PACKAGE, each) for each in self.packages)
+        annotations = {_PREFIX + name: str(getattr(self, name)) for name in _TEXTS}
+        return _artifact(LAYER, [_descriptor(LAYER, self.packed), *packages], annotations)
+
+
+def inputs_tag(digests: Iterable[str]) -> str:
+    """The tag of the captured files with these sha256."""
+    return _INPUTS + hashlib.sha256("\n".join(sorted(set(digests))).encode()).hexdigest()
+
+
+def is_inputs_tag(tag: str) -> bool:
+    """Whether a tag is one of captured files."""
+    return tag.startswith(_INPUTS)
+
+
+def inputs_manifest(files: Iterable[BlobOf], time: int) -> bytes:
+    """The manifest of captured files that are offered at a Unix time."""
+    return _artifact(INPUT, [_descriptor(INPUT, each) for each in files], {_OFFERED: str(time)})
+
+
+def read_inputs(content: bytes) -> tuple[list[BlobOf], int]:
+    """The captured files in a manifest, and when they were offered. Raises BadManifest."""
+    try:
+        plain = json.loads(content)
+        files = [_blob(INPUT, each) for each in plain["layers"][:MOST_BLOBS]]
+        return files, int(plain["annotations"][_OFFERED])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise BadManifest(f"it does not describe captured files: {type(error).__name__}") from error
 
 
 def tag_of(key: str, backend: str) -> str:
@@ -109,6 +124,22 @@ def read_manifest(content: bytes) -> SharedLayer:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BadManifest(f"it does not describe a layer: {type(error).__name__}") from error
     return layer
+
+
+def _artifact(kind: str, blobs: Sequence[dict[str, Any]], annotations: dict[str, str]) -> bytes:
+    plain = {
+        "schemaVersion": 2,
+        "mediaType": MANIFEST,
+        "artifactType": kind,
+        "config": {
+            "mediaType": "application/vnd.oci.empty.v1+json",
+            "digest": digest_of(EMPTY),
+            "size": len(EMPTY),
+        },
+        "layers": blobs,
+        "annotations": annotations,
+    }
+    return json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()
 
 
 def _descriptor(media_type: str, blob: BlobOf) -> dict[str, Any]:

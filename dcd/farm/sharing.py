@@ -1,4 +1,4 @@
-"""Layers shared with other build servers through a container registry.
+"""Layers shared with other build servers through a container registry, and in a farm captured files.
 
 A layer goes there, in the background, once its event is on disk, if making it again takes longer than moving
 it (`worth_sharing`). It comes from there when a build here lacks it. In a farm a layer counts when an event
@@ -15,7 +15,7 @@ import hashlib
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +27,7 @@ from dcd.checkpoints.publish.parts import login_of
 from dcd.configuration import Configuration
 from dcd.engine.sharing import SharingState
 from dcd.engine.stores import Stores
+from dcd.farm.shared_inputs import fetch_inputs, send_inputs, unneeded_inputs
 from dcd.farm.shared_layers import (
     EMPTY,
     MANIFEST,
@@ -79,6 +80,9 @@ TEXTS = Texts(
     "correct the secret that farm_registry_login names; its user has to read and write there",
     "create the repository, or correct farm_registry",
 )
+
+OFFER_SECONDS = 60.0
+"""How long a submit may wait until its captured files are in the registry; then the build stays here."""
 
 LEAST_PULL_SECONDS, MOST_PULL_SECONDS = 20.0, 3600.0
 """The bounds of the time for a layer to come; in between it is the time that it took to make."""
@@ -136,6 +140,7 @@ class SharedLayers:
         name = path.lstrip("/")
         self._writing = Registry(server, name, login, "pull,push,delete")
         self._reading = Registry(replace(server, pauses=()), name, login, "pull")
+        self._offering = replace(self._reading, actions="pull,push")
         self._pool = ThreadPoolExecutor(PUSHES, "layer-push")
         self._lock = threading.Lock()
         self._counts = dict.fromkeys(("sent", "come", "dropped", "refused"), 0)
@@ -364,6 +369,27 @@ class SharedLayers:
         if free < size_bytes + settings.min_free_bytes:
             raise _GivenUp("there is no space for it")
 
+    async def offer(self, digests: Sequence[str]) -> bool:
+        if not self._in_farm or time.monotonic() < self._quiet_until:
+            return False
+        sending = asyncio.to_thread(send_inputs, self._offering, self._stores.blobs, digests)
+        try:
+            await asyncio.wait_for(sending, OFFER_SECONDS)
+        except (DcdError, OSError, TimeoutError) as error:
+            self._failed("captured files are not shared", "", error)
+            return False
+        return True
+
+    async def fetch(self, digests: Sequence[str]) -> bool:
+        try:
+            await asyncio.to_thread(fetch_inputs, self._reading, self._stores.blobs, digests)
+        except (Broken, OSError) as error:
+            self._trouble = f"captured files of a build do not come: {error}".replace("\n", "; ")
+            return False
+        except (DcdError, BadManifest) as error:
+            self._failed("captured files of a build are refused", "", error)
+        return True
+
     async def collect(self) -> int:
         if time.monotonic() < self._quiet_until:
             return 0
@@ -379,7 +405,8 @@ class SharedLayers:
     def _collect(self) -> Iterator[str]:
         """Remove the layers that builds of this log have shared and that none of it names any more. Those of
         other logs are left to their servers."""
-        keys = {tag: key for tag in self._reading.tags() if (key := key_of_tag(tag))}
+        tags = self._reading.tags()
+        keys = {tag: key for tag in tags if (key := key_of_tag(tag))}
         named = self._log.known_keys(sorted(set(keys.values())))
         for tag, key in keys.items():
             if key in named:
@@ -396,6 +423,9 @@ class SharedLayers:
                 return
             logger.info("shared layer removed", layer=key, build=maker)
             yield key
+        inputs = self._log.inputs() if self._in_farm else ()
+        for digest in unneeded_inputs(self._reading, tags if self._in_farm else (), inputs):
+            self._writing.delete_manifest(digest)
 
     def _count(self, what: str) -> None:
         with self._lock:

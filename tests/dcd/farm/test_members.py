@@ -60,9 +60,10 @@ class Network:
 
 
 class Farm:
-    """A database and two members: a, on the same host, and b, over a network."""
+    """A database and two members: a, on the same host, and b, over a network; `more` are further settings
+    of both."""
 
-    def __init__(self, cluster: Cluster, network: Network, directory: Path) -> None:
+    def __init__(self, cluster: Cluster, network: Network, directory: Path, more: str = "") -> None:
         self.cluster = cluster
         self.network = network
         with (cluster.data / "pg_hba.conf").open("a") as rules:
@@ -87,7 +88,7 @@ class Farm:
                 dsn = dsn.replace(f"host={cluster.place}", f"host={network.server}")
             member.tables = (
                 f'[farm]\ndatabase = "{dsn}"\n'
-                f"labels = {['rack:' + host]}\nlost_seconds = {LOST_SECONDS}\n"
+                f"labels = {['rack:' + host]}\nlost_seconds = {LOST_SECONDS}\n{more}"
             )
             member.spawn()
         for member in self.members.values():

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,22 +12,25 @@ import pytest
 
 from dcd.configuration import Configuration
 from dcd.farm import sharing
+from dcd.farm.shared_inputs import fetch_inputs, send_inputs, unneeded_inputs
 from dcd.farm.shared_layers import (
     BadManifest,
     BlobOf,
     SharedLayer,
+    inputs_manifest,
     key_of_tag,
     read_manifest,
     tag_of,
 )
 from dcd.farm.sharing import SharedLayers, may_be_shared, read_login, worth_sharing
 from dcd.planning.ground import _fitting, same_results
-from dcd.platform.publishing.http import Broken
+from dcd.platform.publishing.http import Broken, Piece
 from dcd.platform.publishing.registry import Registry
 from statemachine.errors import Unprepared
 from statemachine.events import CheckpointCompleted
 from statemachine.keys import chain, own_digest
 from statemachine.plan import Ingredient, Inputs, Plan, PlannedCheckpoint
+from store.blobs import Blobs
 from store.layers import Layer, LayerRecord
 
 KEY, CONTENT, OTHER = "a" * 64, "c" * 64, "d" * 64
@@ -251,3 +255,61 @@ def test_a_login_that_cannot_be_read_is_an_error_that_says_so(
     monkeypatch.delenv("DCD_SECRET_LAYERS")
     with pytest.raises(Unprepared, match="farm_registry_login"):
         read_login(settings)
+
+
+def test_captured_files_come_as_they_were_offered(tmp_path: Path) -> None:
+    here, there = Blobs(tmp_path / "a"), Blobs(tmp_path / "b")
+    digests = [sha256(content).hexdigest() for content in (b"one", b"two")]
+    for content, digest in zip((b"one", b"two"), digests, strict=True):
+        here.put(content, digest)
+    offered = Offered()
+    fetch_inputs(offered, there, digests)  # type: ignore[arg-type]
+    assert not there.has(digests[0]), "nobody has offered them"
+    send_inputs(offered, here, digests)  # type: ignore[arg-type]
+    fetch_inputs(offered, there, digests[::-1])  # type: ignore[arg-type]
+    assert there.path(digests[1]).read_bytes() == b"two"
+    tags = list(offered.manifests)
+    assert not list(unneeded_inputs(offered, tags, ())), "too young"  # type: ignore[arg-type]
+    offered.manifests[tags[0]] = inputs_manifest([BlobOf(f"sha256:{digests[0]}", 3)], 0)
+    assert not list(unneeded_inputs(offered, tags, digests[:1]))  # type: ignore[arg-type]
+    assert list(unneeded_inputs(offered, tags, digests[1:])) == tags  # type: ignore[arg-type]
+
+
+class Offered:
+    """A registry in memory."""
+
+    def __init__(self) -> None:
+        self.manifests: dict[str, bytes] = {}
+        self._blobs: dict[str, bytes] = {}
+
+    def digest_of(self, tag: str) -> str:
+        return tag if tag in self.manifests else ""
+
+    def has_blob(self, digest: str) -> bool:
+        return digest in self._blobs
+
+    def put_blob(self, digest: str, piece: Piece) -> None:
+        self._blobs[digest] = b"".join(piece.chunks())
+
+    def put_manifest(self, tag: str, media_type: str, content: bytes) -> None:
+        self.manifests[tag] = content
+
+    def get_manifest(self, tag: str) -> tuple[str, bytes] | None:
+        return (tag, self.manifests[tag]) if tag in self.manifests else None
+
+    def get_blob(self, digest: str, size_bytes: int, take: Any) -> None:
+        take(self._blobs[digest])
+
+
+def test_a_member_waits_for_captured_files_while_the_registry_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise Broken("it is away")
+
+    _, _, made = brought(tmp_path, Log(), in_farm=True)
+    assert asyncio.run(made.fetch([KEY])), "what nobody offers does not come later"
+    monkeypatch.setattr(Registry, "get_manifest", broken)
+    assert not asyncio.run(made.fetch([KEY]))
+    monkeypatch.setattr(Registry, "digest_of", broken)
+    assert not asyncio.run(made.offer([KEY]))

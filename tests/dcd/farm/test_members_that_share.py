@@ -1,0 +1,77 @@
+"""Members of a farm with a registry: a build that moves finds its layers and its captured files there."""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from store.eventlog.postgresql.members import members
+from tests.dcd.farm.registries import RunningRegistry, registry
+from tests.dcd.farm.test_members import LOST_SECONDS, Farm, Network
+from tests.postgresql import Cluster
+
+pytestmark = [pytest.mark.faults, pytest.mark.root, pytest.mark.daemon]
+
+MANIFEST = """<dc><distro name="x"><execution>
+<checkpoint name="first" mod_path="dcd/checkpoints/custom_script" checkpoint_class="CustomScript">
+<args>sleep 1.5; echo {0} > $PKG_IMAGE_PATH/first</args></checkpoint>
+<checkpoint name="second" mod_path="dcd/checkpoints/custom_script" checkpoint_class="CustomScript">
+<kwargs><arg name="script">script</arg></kwargs></checkpoint></execution></distro></dc>"""
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Farm, RunningRegistry]]:
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.setenv("DCD_SECRET_LAYERS", "me:word")
+    cluster, network, made = Cluster(), Network(), []
+    try:
+        with registry(tmp_path_factory.mktemp("registry")) as running:
+            more = f'registry = "{running.url}"\nregistry_login = "DCD_SECRET_LAYERS"\n'
+            made.append(Farm(cluster, network, tmp_path_factory.mktemp("farm"), more))
+            yield made[0], running
+    finally:
+        for member in made[0].members.values() if made else ():
+            with suppress(ProcessLookupError):
+                member.kill()
+        cluster.remove()
+        network.remove()
+        monkeypatch.undo()
+
+
+def submit(farm: Farm, directory: Path, script: str, through: str = "a") -> str:
+    (directory / "script").write_text(f"#!/bin/sh\n{script}\n")
+    (directory / "m.xml").write_text(MANIFEST.format(script))
+    return farm.members[through].submit(directory / "m.xml")
+
+
+def test_a_build_of_a_killed_member_goes_on_elsewhere_with_its_layers_and_files(
+    shared: tuple[Farm, RunningRegistry], tmp_path: Path
+) -> None:
+    farm, running = shared
+    farm.until(lambda: min(each.unbroken_seconds for each in members(farm.dsn)) > LOST_SECONDS)
+    build = submit(farm, tmp_path, "sleep 5")
+    host = farm.owner(build)
+    farm.until(lambda: farm.kinds(build).count("CheckpointStarted") == 2)
+    farm.until(lambda: any(not tag.startswith("inputs-") for tag in running.tags()))
+    assert any(tag.startswith("inputs-") for tag in running.tags())
+    farm.members[host].kill()
+    farm.until(lambda: farm.state(build) == "completed")
+    assert farm.causes(build) == ["host-lost"]
+    kinds = farm.kinds(build)
+    assert kinds.count("CheckpointCompleted") == 2, "the first checkpoint did not run again"
+    assert "BuildRewound" not in kinds
+    assert "layer came from the registry" in farm.other(host).log.read_text()
+    farm.members[host].start()
+
+
+def test_without_the_registry_a_build_with_captured_files_stays(
+    shared: tuple[Farm, RunningRegistry], tmp_path: Path
+) -> None:
+    farm, running = shared
+    running.kill()
+    build = submit(farm, tmp_path, "exit 0", through="b")
+    farm.until(lambda: farm.state(build) == "completed")
+    assert farm.rows("SELECT host FROM placements WHERE build = %s", build) == [("b",)]
+    assert farm.members["b"].json("doctor", status=None)["checks"]
+    running.start()
