@@ -8,7 +8,6 @@ not copied.
 Source: openat(2), linkat(2), utimensat(2).
 """
 
-import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -16,9 +15,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from store.host.attributes import attributes_of
 from store.host.sparse import copy_content
 
-_NO_ATTRIBUTES = (errno.ENOTSUP, errno.ENOSYS)
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
 
@@ -123,8 +122,8 @@ def _take_over(name: str, as_name: str, origin: int | None, copy: int | None) ->
     os.chown(as_name, status.st_uid, status.st_gid, dir_fd=copy, follow_symlinks=False)
     if not stat.S_ISLNK(status.st_mode):
         os.chmod(as_name, stat.S_IMODE(status.st_mode), dir_fd=copy)
-    if hasattr(os, "listxattr"):
-        _attributes(_path(name, origin), _path(as_name, copy))
+    for attribute, value in attributes_of(_path(name, origin)).items():
+        os.setxattr(_path(as_name, copy), attribute, value, follow_symlinks=False)
     times = (status.st_atime_ns, status.st_mtime_ns)
     os.utime(as_name, ns=times, dir_fd=copy, follow_symlinks=False)
 
@@ -132,15 +131,3 @@ def _take_over(name: str, as_name: str, origin: int | None, copy: int | None) ->
 def _path(name: str, directory: int | None) -> str:
     """A path for functions that take no directory (Linux)."""
     return name if directory is None else f"/proc/self/fd/{directory}/{name}"
-
-
-def _attributes(origin: str, copy: str) -> None:
-    try:
-        names = os.listxattr(origin, follow_symlinks=False)
-    except OSError as error:
-        if error.errno in _NO_ATTRIBUTES:
-            return
-        raise
-    for name in names:
-        value = os.getxattr(origin, name, follow_symlinks=False)
-        os.setxattr(copy, name, value, follow_symlinks=False)

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from store.host.attributes import attributes_of
 from store.layers.content import (
     PIECE_BYTES,
     PIECEWISE_BYTES,
@@ -153,7 +154,7 @@ def _entries(root: int, stacked: bool, newest: int | None, known: Known) -> Iter
         attributes: dict[str, bytes] = {}
         facts = known.facts(key, fingerprint)
         if facts is None or (stacked and is_directory):
-            attributes = _attributes(f"/proc/self/fd/{directory}/{name}")
+            attributes = attributes_of(f"/proc/self/fd/{directory}/{name}")
         unread = facts is None and kind == stat.S_IFREG
         if facts is None:
             facts = _facts(directory, path, status, attributes, stacked)
@@ -261,19 +262,6 @@ def _is_delivered(path: str, status: os.stat_result) -> bool:
     """Whether a file may be an artifact, whose group `store.artifacts` sets as this host is configured."""
     of_artifacts = stat.S_IFREG | 0o640
     return path.startswith("media/") and (status.st_mode, status.st_uid) == (of_artifacts, 0)
-
-
-def _attributes(path: str) -> dict[str, bytes]:
-    """The extended attributes of the entry at a path; none where the system or the file system has none."""
-    try:
-        names = os.listxattr(path, follow_symlinks=False)
-        return {name: os.getxattr(path, name, follow_symlinks=False) for name in names}
-    except AttributeError:
-        return {}
-    except OSError as error:
-        if error.errno in (errno.EOPNOTSUPP, errno.ENOSYS):
-            return {}
-        raise
 
 
 def _kept(attributes: Mapping[str, bytes], stacked: bool) -> Iterator[tuple[str, bytes]]:

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from store.host.attributes import attributes_of
+
 EPOCH = 1_700_000_000
 OLD = 86_400
 """A time of 1970."""
@@ -116,8 +118,8 @@ def fingerprint(
                 status.st_mode, status.st_uid, status.st_gid, status.st_mtime_ns, content,
                 sparse if holes else None,
                 tuple(
-                    (one, os.getxattr(path, one, follow_symlinks=False))
-                    for one in sorted(os.listxattr(path, follow_symlinks=False))
+                    (one, value)
+                    for one, value in sorted(attributes_of(os.fsdecode(path)).items())
                     if attributes(one)
                 ),
             )  # fmt: skip

@@ -158,7 +158,8 @@ def subject(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Subject]
     if file_system:
         place = request.getfixturevalue(file_system) / uuid.uuid4().hex
         place.mkdir()
-    store = LayerDirectory(place / "layers", trees())
+    (place / "layers").mkdir()
+    store = LayerDirectory(place / "layers" / trees.name, trees())
     store.prepare()
     subject = Subject(
         store,
