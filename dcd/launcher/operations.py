@@ -28,7 +28,7 @@ from dcd.platform.control_group import Delegated
 from dcd.worker.kinds import AUTO
 from dcd.worker.recover import detach_loops, kill_leftovers
 from dcd.worker.request import Grants, WorkerRequest
-from statemachine.errors import DcdError, NotFound, Refused, UsageError
+from statemachine.errors import DcdError, NotFound, PermissionDenied, Refused, UsageError
 from statemachine.plan import Inputs
 from statemachine.results import Artifact
 from store.artifacts import Artifacts
@@ -144,6 +144,7 @@ class Operations:
         """Write the layer of that key as one stream to a descriptor, of a regular file, a pipe or a socket,
         which blocks and stays open. Raises NotFound; Refused for a layer that cannot be moved; Unprepared
         when the host lacks zstd(1), or nobody takes the stream."""
+        self._require_sharing()
         pack(self.layers, key, sink)
 
     def unpack_layer(self, source: int, expected: ExpectedLayer) -> Layer:
@@ -151,6 +152,7 @@ class Operations:
         exists with this content is returned without reading. Raises Refused, leaving nothing, for another
         layer than expected, and for a stream that is damaged or holds what no layer can; NotFound without
         the parent; DiskFull; Unprepared; DcdError when the package store lacks a file of its list."""
+        self._require_sharing()
         if (layer := self.layers.find(expected.key)) is not None:
             return _as_expected(layer, expected)
         workspace = self.layers.begin(expected.parent, f"unpacking-{secrets.token_hex(8)}")
@@ -164,6 +166,13 @@ class Operations:
             return _as_expected(made, expected)
         finally:
             self.layers.release(workspace.name)
+
+    def _require_sharing(self) -> None:
+        if not self.bounds.shares_layers:
+            raise PermissionDenied(
+                "the launcher refuses to hand out layers, and to take any",
+                "this server shares none: the setting farm_registry is empty",
+            )
 
     def place_of(self, key: str) -> str:
         """The back end and the file system of the layer `key`, for people; "" without one."""

@@ -70,7 +70,8 @@ class Bounds:
     manifest may name beside the project's own. `paths` are what every worker reads, `publish` are
     directories that products are put into, `hidden` what none sees,
     `keys` those of it that sign for this server: code of users gets no right that leads to them. `portable`:
-    workers have no namespaces, so nothing is mounted.
+    workers have no namespaces, so nothing is mounted. `shares_layers`: the main process may read layers, to
+    send them to a registry, and bring others.
     """
 
     private: bool = False
@@ -85,6 +86,7 @@ class Bounds:
     processes: int = 4096
     total_memory_bytes: int = 0
     portable: bool = False
+    shares_layers: bool = False
 
 
 def bounds_of(
@@ -109,6 +111,7 @@ def bounds_of(
         "processes": value("worker_processes"),
         "total_memory_bytes": value("attempt_memory_bytes"),
         "portable": chosen_kind(value("worker"))[0] is Kind.PORTABLE,
+        "shares_layers": bool(value("farm_registry")),
     }
     return from_plain(Bounds, as_plain(plain))
 

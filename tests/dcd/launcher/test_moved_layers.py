@@ -20,8 +20,15 @@ import pytest
 
 from dcd.launcher.client import Launcher
 from dcd.launcher.operations import Operations
-from dcd.launcher.orders import Setup
-from statemachine.errors import DcdError, NotFound, Refused, Unprepared, UsageError
+from dcd.launcher.orders import Bounds, Setup
+from statemachine.errors import (
+    DcdError,
+    NotFound,
+    PermissionDenied,
+    Refused,
+    Unprepared,
+    UsageError,
+)
 from statemachine.results import Artifact
 from store.artifacts import Artifacts
 from store.host.plain import as_plain
@@ -60,6 +67,7 @@ class Host:
             directory / "blobs",
             Packages(directory / "packages"),
             "state",
+            bounds=Bounds(shares_layers=True),
         )
 
     def make(self, name: str, parent: str | None, work: Work, document: str | None = None) -> Layer:
@@ -157,7 +165,7 @@ def test_a_stack_of_two_arrives_as_it_was(hosts: tuple[Host, Host]) -> None:
     second = one.make("second", "first", upper, "<dc><x/></dc>")
     for name, layer in (("first", first), ("second", second)):
         taken = other.take(one.packed(name), expected(layer))
-        assert taken.record == layer.record
+        assert taken.record == replace(layer.record, brought=True)
         trees = [
             fingerprint(found.directory / "tree", attributes=of_layers) for found in (layer, taken)
         ]
@@ -236,7 +244,7 @@ def test_no_flipped_byte_and_no_cut_stream_becomes_a_layer(overlays: tuple[Host,
         b"x" * 512,
     ):
         assert other.refuses(_zstd("-1", content), expected(layer))
-    assert other.take(stream, expected(layer)).record == layer.record
+    assert other.take(stream, expected(layer)).record == replace(layer.record, brought=True)
 
 
 def _zstd(what: str, content: bytes) -> bytes:
@@ -409,11 +417,11 @@ def test_a_killed_process_leaves_a_workspace_that_the_next_start_removes(
     assert [name.partition("-")[0] for name in other.subject.work()] == ["unpacking"]
     other.subject.store.reconcile((), ())
     assert other.names() == [".work"]
-    assert other.take(stream, expected(layer)).record == layer.record
+    assert other.take(stream, expected(layer)).record == replace(layer.record, brought=True)
 
 
 def test_through_the_launcher(launcher: Launcher, setup: Setup, tmp_path: Path) -> None:
-    launcher.prepare(replace(setup, backend="overlay"))
+    launcher.prepare(replace(setup, backend="overlay", bounds=Bounds(shares_layers=True)))
     workspace = launcher.layers.begin(None, "b.0.1")
     (workspace.stored_tree / "file").write_text("x")
     layer = launcher.commit("b.0.1", LayerRecord(key_of("x"), None, "b", "one", 1, 1.0), None)
@@ -422,7 +430,7 @@ def test_through_the_launcher(launcher: Launcher, setup: Setup, tmp_path: Path) 
         launcher.layers.remove(layer.record.key)
         file.seek(0)
         taken = launcher.unpack_layer(file.fileno(), expected(layer))
-        assert taken.record == layer.record
+        assert taken.record == replace(layer.record, brought=True)
         file.seek(3)
         launcher.layers.remove(layer.record.key)
         with pytest.raises(Refused):
@@ -435,3 +443,32 @@ def test_through_the_launcher(launcher: Launcher, setup: Setup, tmp_path: Path) 
     os.close(directory)
     with pytest.raises(UsageError):
         launcher.call("pack_layer", key=layer.record.key, sink=1)
+
+
+def test_without_a_registry_no_layer_is_handed_out(
+    launcher: Launcher, setup: Setup, tmp_path: Path
+) -> None:
+    launcher.prepare(setup)
+    launcher.layers.begin(None, "b.0.1")
+    layer = launcher.commit("b.0.1", LayerRecord(key_of("x"), None, "b", "one", 1, 1.0), None)
+    with (tmp_path / "stream").open("w+b") as file:
+        with pytest.raises(PermissionDenied):
+            launcher.pack_layer(layer.record.key, file.fileno())
+        with pytest.raises(PermissionDenied):
+            launcher.unpack_layer(file.fileno(), expected(layer))
+        assert file.seek(0, 2) == 0
+
+
+def test_zstd_has_no_rights() -> None:
+    receiving, sending = os.pipe()
+    with (
+        os.fdopen(receiving, "rb"),
+        os.fdopen(sending, "wb"),
+        streams._zstd("-d", stdin=receiving, stdout=subprocess.PIPE) as process,
+    ):
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        process.kill()
+    found = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+    assert found["Uid"].split() == found["Gid"].split() == ["65534"] * 4
+    assert found["Groups"].strip() == ""
+    assert int(found["CapEff"], 16) == int(found["CapPrm"], 16) == 0
