@@ -3,13 +3,15 @@
 A request that is not answered in time, breaks off, or is answered by 429 or 5xx is sent again after a pause,
 a few times; then it is the error Broken. Every other answer that its caller does not expect is a
 CheckpointError. Pieces of files are streamed, and read anew for each try. A long answer is streamed too, by
-one request: its reader knows from where another one continues.
+one request: its reader knows from where another one continues. A connection serves the next request when its
+answer was read to the end.
 """
 
+import select
 import ssl
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from pathlib import Path
@@ -19,6 +21,9 @@ from statemachine.errors import CheckpointError
 
 PAUSES = (1.0, 3.0, 7.0)
 """Seconds between the tries of a request."""
+
+MOST_IDLE = 4
+"""How many connections to a server are kept."""
 
 MOST_ANSWER_BYTES = 8 << 20
 _CHUNK_BYTES = 1 << 20
@@ -75,6 +80,33 @@ class Texts:
     no_place: str
 
 
+class Idle:
+    """Connections that wait for the next request to their server; threads do not share one."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[str, str], list[HTTPConnection]] = {}
+
+    def take(self, scheme: str, host: str) -> HTTPConnection | None:
+        """A connection that its server has not closed."""
+        found = self._found.get((scheme, host), [])
+        while found:
+            with suppress(IndexError):  # another thread took the last one
+                connection = found.pop()
+                # Nothing is asked, so what can be read is the end of the connection.
+                if connection.sock and not select.select([connection.sock], [], [], 0)[0]:
+                    return connection
+                connection.close()
+        return None
+
+    def keep(self, scheme: str, host: str, connection: HTTPConnection) -> None:
+        """Keep a connection whose last answer was read to its end."""
+        found = self._found.setdefault((scheme, host), [])
+        if len(found) < MOST_IDLE:
+            found.append(connection)
+        else:
+            connection.close()
+
+
 PUBLISHING = Texts(
     "does not take what is published",
     "nothing is visible there of what is incomplete; when the server works again, dcctl retry "
@@ -95,6 +127,7 @@ class Server:
     say: Callable[[str], None] = lambda _: None
     pauses: tuple[float, ...] = field(default_factory=lambda: PAUSES)
     texts: Texts = PUBLISHING
+    idle: Idle = field(default_factory=Idle)
 
     def send(
         self,
@@ -160,21 +193,15 @@ class Server:
         self, method: str, target: str, headers: Mapping[str, str], body: bytes | Piece
     ) -> Answer:
         with self._answered(method, target, headers, body) as response:
-            content = b"" if method == "HEAD" else response.read(MOST_ANSWER_BYTES)
-            return _answer(response, content)
+            return _answer(response, response.read(MOST_ANSWER_BYTES))
 
     @contextmanager
     def _answered(
         self, method: str, target: str, headers: Mapping[str, str], body: bytes | Piece
     ) -> Iterator[HTTPResponse]:
-        if self.scheme == "https":
-            context = ssl.create_default_context()
-            connection: HTTPConnection = HTTPSConnection(
-                self.host, timeout=self.timeout_seconds, context=context
-            )
-        else:
-            connection = HTTPConnection(self.host, timeout=self.timeout_seconds)
+        connection = self.idle.take(self.scheme, self.host) or self._connection()
         size = body.size_bytes if isinstance(body, Piece) else len(body)
+        kept = False
         try:
             connection.putrequest(method, target, skip_accept_encoding=True, skip_host=True)
             for name, value in {"host": self.host, **headers}.items():
@@ -184,9 +211,20 @@ class Server:
             connection.endheaders()
             for chunk in body.chunks() if isinstance(body, Piece) else [body] if body else []:
                 connection.send(chunk)
-            yield connection.getresponse()
+            response = connection.getresponse()
+            yield response
+            kept = response.isclosed() and not response.will_close
         finally:
-            connection.close()
+            if kept:
+                self.idle.keep(self.scheme, self.host, connection)
+            else:
+                connection.close()
+
+    def _connection(self) -> HTTPConnection:
+        if self.scheme == "http":
+            return HTTPConnection(self.host, timeout=self.timeout_seconds)
+        context = ssl.create_default_context()
+        return HTTPSConnection(self.host, timeout=self.timeout_seconds, context=context)
 
     def _failed(self, method: str, target: str, problem: str, tries: int) -> Broken:
         return Broken(

@@ -1,8 +1,8 @@
 """A client of container registries: blobs, manifests and tags.
 
-A blob is sent in pieces; after a break the registry says how much it has, and the rest follows, or it is sent
-again from its begin to a registry that cannot continue. A manifest is
-only sent when all that it names is there, and a tag when its manifest is, so a registry never shows a part.
+A small blob is sent at once, a larger one in pieces: after a break the registry says how much it has, and the
+rest follows, or it is sent again from its begin to a registry that cannot continue. A manifest is only sent
+when all that it names is there, and a tag when its manifest is, so a registry never shows a part.
 What is fetched is only accepted with the digest that names it; a blob continues after a break as well.
 Source: the OCI distribution specification 1.1; Docker's token authentication for registries.
 """
@@ -62,6 +62,9 @@ class Registry:
 
     def put_blob(self, digest: str, blob: Piece) -> None:
         """Send a blob. Raises CheckpointError."""
+        if blob.size_bytes <= PIECE_BYTES:
+            self._put_at_once(digest, blob)
+            return
         place, sent, breaks = self._location(self._begun()), 0, 0
         while sent < blob.size_bytes:
             size = min(PIECE_BYTES, blob.size_bytes - sent)
@@ -92,8 +95,21 @@ class Registry:
                 breaks += 1
                 if breaks > _BREAKS:
                     raise CheckpointError(f"{self.server.host} does not keep what it takes")
-        join = "&" if "?" in place else "?"
-        self._send("PUT", f"{place}{join}{urlencode({'digest': digest})}", ok=(201,))
+        self._send("PUT", _naming(place, digest), ok=(201,))
+
+    def _put_at_once(self, digest: str, blob: Piece) -> None:
+        """Send a blob by one request, anew after a break."""
+        headers = {"Content-Type": "application/octet-stream"}
+        for pause in (*self.server.pauses, None):
+            place = _naming(self._location(self._begun()), digest)
+            try:
+                self._send("PUT", place, headers, blob, ok=(201,), once=True)
+                return
+            except Broken as error:
+                if pause is None:
+                    raise
+                self.server.say(f"{error.details.splitlines()[0][:300]}; again in {pause:g} s")
+                time.sleep(pause)
 
     def _begun(self) -> Answer:
         return self._send("POST", f"{self._base}/blobs/uploads/", ok=(202,))
@@ -275,3 +291,8 @@ class Registry:
         except (ValueError, KeyError, AttributeError):
             raise CheckpointError(f"{giver.host} gives no token for {self.name}") from None
         self._tokens["Authorization"] = f"Bearer {token}"
+
+
+def _naming(place: str, digest: str) -> str:
+    """The place of an upload with the digest of the blob that it completes."""
+    return f"{place}{'&' if '?' in place else '?'}{urlencode({'digest': digest})}"

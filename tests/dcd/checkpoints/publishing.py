@@ -64,7 +64,7 @@ class Faulty:
             if self.answers:
                 status = self.answers.pop(0)
                 client.sendall(
-                    f"HTTP/1.1 {status} Fault\r\nContent-Length: 5\r\n\r\nfault".encode()
+                    f"HTTP/1.1 {status} Fault\r\nConnection: close\r\nContent-Length: 5\r\n\r\nfault".encode()
                 )
                 with suppress(OSError):
                     while client.recv(1 << 20):

@@ -1,13 +1,19 @@
 """Servers that answer what no server should: errors that say so, and no answer without end."""
 
+import socket
+import threading
+import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dcd.platform.publishing.http import Answer, Piece, Server
-from dcd.platform.publishing.registry import Registry
+from dcd.platform.publishing.registry import PIECE_BYTES, Registry
 from dcd.platform.publishing.s3 import Bucket
 from statemachine.errors import CheckpointError
 
@@ -18,6 +24,7 @@ class Hostile:
     """A server with the same answer to all requests of a method."""
 
     scheme, host, timeout_seconds = "https", "registry.example.org", 1.0
+    pauses = ()
 
     def __init__(self, **answers: Answer) -> None:
         self.answers, self.requests = answers, 0
@@ -68,7 +75,7 @@ def test_a_registry_that_forgets_what_it_takes_is_left() -> None:
         POST=answer(202, location="/upload"), PATCH=answer(202, location="/upload", range="0-0")
     )
     with pytest.raises(CheckpointError, match="does not keep"):
-        registry(server).put_blob("sha256:a", BLOB)
+        registry(server).put_blob("sha256:a", replace(BLOB, size_bytes=PIECE_BYTES + 1))
 
 
 def test_parts_without_end_or_number_are_left() -> None:
@@ -87,3 +94,56 @@ def test_a_token_that_is_no_header_and_a_host_that_is_none_are_errors() -> None:
         with pytest.raises(CheckpointError, match="does not take") as failed:
             server.send("GET", "/", lambda token=token: {"Authorization": token})
         assert "secret" not in failed.value.details
+
+
+class Counting(ThreadingHTTPServer):
+    """A server that counts connections; `ends` are those that it closes after their next answer, without
+    saying so."""
+
+    connections = 0
+    ends = 0
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        self.connections += 1
+        return super().get_request()
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Counting
+
+    def do_PUT(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        self.send_response(200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"ok")
+        if self.server.ends:
+            self.server.ends -= 1
+            self.close_connection = True
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_connection_is_kept_for_the_next_request_until_its_server_closes_it() -> None:
+    with Counting(("127.0.0.1", 0), Handler) as behind:
+        threading.Thread(target=behind.serve_forever, daemon=True).start()
+        server = Server("http", f"127.0.0.1:{behind.server_port}", pauses=())
+
+        def put() -> None:
+            assert server.send("PUT", "/", dict, BLOB).body == b"ok"
+
+        for _ in range(5):
+            put()
+        assert behind.connections == 1
+        behind.ends = 1
+        put()
+        time.sleep(0.05)
+        put()
+        assert behind.connections == 2
+        with ThreadPoolExecutor(3) as threads:
+            for done in [threads.submit(put) for _ in range(30)]:
+                done.result()
+        assert behind.connections <= 5
+        behind.shutdown()
