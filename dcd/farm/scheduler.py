@@ -71,7 +71,8 @@ class FarmScheduler(Scheduler):
                 self._runner.stop(event.build, "cancelled")
             case BuildPlaced():
                 self._runner.stop(event.build, "host-lost")
-                self._runner.leave(event.build)
+                if event.build in self._tasks:
+                    self._runner.leave(event.build)
         self._runner.locks.recall(event.build)
 
     def hand_over(self, build: str) -> None:
