@@ -343,10 +343,11 @@ class Daemon:
         logger.info("stopping", grace_seconds=grace)
         notify.stopping(f"waiting up to {grace:g} s for running checkpoints")
         notify.extend_timeout(longest + 3 * LAST_SECONDS)
-        for task in (working, collecting, scrubbing, retaining, notifying, watching, member):
-            if task is not None:
-                task.cancel()
+        for task in (working, collecting, scrubbing, retaining, notifying, watching):
+            task.cancel()
         await _within(longest, "attempts", asyncio.create_task(scheduler.stop(grace)))
+        if member is not None:
+            member.cancel()  # not before: others would take its builds
         await _within(LAST_SECONDS, "shells", asyncio.create_task(engine.shells.close_all()))
         server.should_exit = True
         feeding.cancel()

@@ -20,6 +20,9 @@ from dcd.worker.request import MARKER
 ZYGOTE = Path(__file__).with_name("zygote.py")
 COUNTED_TRACE = "points"
 
+FORK_SECONDS = 60.0
+"""The longest time to wait for an answer to the request for a process."""
+
 FOR_WORKERS = {MARKER: PLACEHOLDER}
 """What a process from which workers are forked has from its start. Python's hashes are others in each: no
 result depends on them."""
@@ -133,8 +136,11 @@ class Zygote:
         }
         assert self._process.stdin
         self._process.stdin.write(json.dumps(request).encode() + b"\n")
+        deadline = time.monotonic() + FORK_SECONDS
         while not self._forked:
-            self._listen(60.0)
+            if time.monotonic() > deadline:
+                pytest.fail(f"nothing was forked within {FORK_SECONDS:g} s")
+            self._listen(1.0)
         return Forked(self._forked.pop(), self)
 
     def points(self) -> list[str]:

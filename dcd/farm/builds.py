@@ -162,7 +162,8 @@ class FarmBuilds(Builds):
     def _move(
         self, build: str, machine: BuildMachine | None, events: Sequence[Event]
     ) -> BuildState:
-        self._own.update(event.position for event in events)
+        # A new build has no lock: `follow` may have read it first.
+        self._own.update(each.position for each in events if each.position > self._followed)
         state = super()._move(build, machine, events)
         if state.ended or not self.owns(build):
             self._owned.pop(build, None)

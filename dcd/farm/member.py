@@ -8,8 +8,8 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 import structlog
-from psycopg import ProgrammingError
-from psycopg.conninfo import conninfo_to_dict
+from psycopg import OperationalError
+from psycopg.pq import Conninfo
 
 from dcd.configuration import Configuration
 from dcd.engine.broadcast import Broadcast
@@ -71,7 +71,6 @@ class FarmMember:
             self._scheduler,
             sorted({*labels, *settings.farm_labels}),
             settings.farm_lost_seconds,
-            lambda: self._settings().max_running_builds,
         )
         return self._scheduler
 
@@ -136,17 +135,19 @@ class FarmMember:
 
 
 def _checked(dsn: str) -> str:
-    """The connection string. It has no password: users see the settings."""
+    """The connection string. It has no password: users see the settings. libpq marks parameters that are not
+    to be shown with an asterisk (PQconninfoOption.dispchar)."""
     try:
-        given = conninfo_to_dict(dsn)
-    except ProgrammingError as error:
+        given = Conninfo.parse(dsn.encode())
+    except OperationalError as error:
         raise UsageError(
             "the setting farm_database is no connection string", str(error), _EXAMPLE
         ) from error
-    if "password" in given:
+    secrets = [each.keyword.decode() for each in given if each.val and each.dispchar == b"*"]
+    if secrets:
         raise UsageError(
             "the setting farm_database has a password, and users of the daemon see the settings",
-            "",
+            f"its parameters: {', '.join(secrets)}",
             "put it into a file that only the daemon's user reads, and name it: passfile=FILE; or use a "
             "client certificate",
         )

@@ -1,10 +1,11 @@
 """The queue of a farm: a worker of Procrastinate in this daemon's event loop, and the reconciler.
 
-A job is the id of a build; its queue is named by the labels that the build requires
+A job names a build; its queue is named by the labels that the build requires
 (`dcd.farm.placing.queue_name`), so a member listens to the queues that occur and that it satisfies. The
 worker ends when its connection does, and is started again; builds that are driven do not end with it. Every
-`LOOK_SECONDS`, and when there is news, this member says that it lives, and makes the jobs that are missing
-(`dcd.farm.jobs`). Without the database everything here waits.
+`LOOK_SECONDS`, and when there is news, this member says that it lives, makes the jobs that are missing, and
+continues the builds that it drove before it started again (`dcd.farm.jobs`). While it stops it only says that
+it lives. Without the database everything here waits.
 
 Source: https://procrastinate.readthedocs.io (workers, `lock`, `queueing_lock`, stalled jobs).
 """
@@ -14,17 +15,17 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
 import procrastinate
 import structlog
 from procrastinate import exceptions
+from procrastinate.jobs import Status
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import class_row
 
-from dcd.farm.jobs import Situation, needs_job
+from dcd.farm.jobs import Next, Situation, may_take, next_for
 from dcd.farm.placing import lacking, queue_name
 from dcd.farm.scheduler import FarmScheduler
 from statemachine.errors import DcdError, Unavailable
@@ -48,6 +49,9 @@ SETTLE_SECONDS = 0.05
 WAIT_SECONDS = 1.0
 """The delay before trying a database again that does not answer."""
 
+END_SECONDS = 10.0
+"""The time for a worker to end that is cancelled, before it is cancelled again."""
+
 TASK = "drive"
 
 SCHEMA = "queue"
@@ -60,12 +64,13 @@ of the database all of them. `store.eventlog.postgresql.members.lost` is more ca
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What one look at the database found: this member, the label sets of unfinished builds, and the builds
-    without a job."""
+    """What one look at the database found: this member, the label sets of unfinished builds, the builds
+    that need a job, and those that this member continues without one."""
 
     me: Member
-    occurring: tuple[tuple[str, ...], ...]
-    missing: tuple[Situation, ...]
+    occurring: tuple[tuple[str, ...], ...] = ()
+    missing: tuple[Situation, ...] = ()
+    left: tuple[Situation, ...] = ()
 
 
 def application(dsn: str) -> procrastinate.App:
@@ -81,7 +86,7 @@ def application(dsn: str) -> procrastinate.App:
 
 class Queue:
     """See the module. `labels` are those that this host has, `lost_seconds` how long a member may be silent
-    before others take its builds, `slots` the number of builds that it drives at once."""
+    before others take its builds."""
 
     def __init__(
         self,
@@ -90,18 +95,20 @@ class Queue:
         scheduler: FarmScheduler,
         labels: Sequence[str],
         lost_seconds: float,
-        slots: Callable[[], int],
     ) -> None:
         self._dsn = dsn
         self._host = host
         self._scheduler = scheduler
         self._labels = labels
         self._lost_seconds = lost_seconds
-        self._slots = slots
         self._news = asyncio.Event()
         self._queues: tuple[str, ...] = ()
+        self._room = 0
+        """The number of jobs that the worker was started for."""
         self._changed = asyncio.Event()
-        """Set when there are other queues to listen to."""
+        """Set when the worker is to be started again: for other queues, or another number of jobs."""
+        self._answers = asyncio.Event()
+        """Set while the database answers."""
         self._connection: Connection | None = None
 
     def wake(self) -> None:
@@ -112,15 +119,32 @@ class Queue:
         """Work until cancelled."""
         asyncio.get_running_loop().set_exception_handler(_forgive_jobs)
         app = application(self._dsn)
-        app.task(name=TASK)(self._scheduler.drive)
+        app.task(name=TASK)(self._drive)
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(_supervised(lambda: self._look_always(app)))
+            tasks.create_task(_supervised(self._look_always))
             tasks.create_task(_supervised(lambda: self._work(app)))
 
+    async def _drive(self, build: str, epoch: int, maker: str) -> None:
+        """The task of a job: see `may_take` for its arguments."""
+        if build in self._scheduler.driving or await asyncio.to_thread(
+            self._may_take, build, epoch, maker
+        ):
+            await self._scheduler.drive(build)
+        else:
+            logger.info("the job is over", build=build, epoch=epoch, maker=maker)
+
+    def _may_take(self, build: str, epoch: int, maker: str) -> bool:
+        with explained(), connect(self._dsn) as connection:
+            found = next((row for row in self._runnable(connection) if row.build == build), None)
+            lost_hosts = lost(connection, self._lost_seconds)
+        return may_take(found, self._host, epoch, maker, lost_hosts)
+
     async def _work(self, app: procrastinate.App) -> None:
-        """Take jobs, until the queues have changed or the connection is lost."""
+        """Take jobs, until the queues or the room have changed or the connection is lost."""
+        await self._answers.wait()
         self._changed.clear()
-        if not self._queues:
+        self._room = self._scheduler.room
+        if not (self._queues and self._room):
             await self._changed.wait()
             return
         async with app.open_async():
@@ -128,7 +152,7 @@ class Queue:
                 app.run_worker_async(
                     name=self._host,
                     queues=list(self._queues),
-                    concurrency=self._slots(),
+                    concurrency=self._room,
                     install_signal_handlers=False,
                     delete_jobs="always",
                     shutdown_graceful_timeout=0,
@@ -141,67 +165,103 @@ class Queue:
                 await asyncio.wait({working, changed}, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 changed.cancel()
-                if not working.done():
+                while not working.done():
                     working.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await working
+                    await asyncio.wait({working}, timeout=END_SECONDS)
+            if not working.cancelled():
+                working.result()
 
     @property
     def _interval(self) -> float:
         return min(LOOK_SECONDS, self._lost_seconds / LOOKS)
 
-    async def _look_always(self, app: procrastinate.App) -> None:
+    async def _look_always(self) -> None:
         """Look again and again, until the connection is lost."""
-        async with application(self._dsn).open_async() as putting:
-            while True:
-                self._news.clear()
-                found = await asyncio.to_thread(self._look)
-                self._scheduler.draining = found.me.draining
-                self._listen_to(found)
-                for missing in found.missing:
-                    await _put(putting, missing)
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._news.wait(), self._interval)
-                await asyncio.sleep(SETTLE_SECONDS)
+        try:
+            # A member that lives says so before anything else: a pool may take long to connect again.
+            await self._look_once()
+            async with application(self._dsn).open_async() as putting:
+                while True:
+                    self._news.clear()
+                    found = await self._look_once()
+                    for missing in found.missing:
+                        await _put(putting, missing, self._host)
+                    for left in found.left:
+                        await self._scheduler.resume(left.build)
+                        await _drop_job(putting, left)
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(self._news.wait(), self._interval)
+                    await asyncio.sleep(SETTLE_SECONDS)
+        finally:
+            self._answers.clear()
+
+    async def _look_once(self) -> Found:
+        found = await asyncio.to_thread(self._look, self._scheduler.driving)
+        self._scheduler.draining = found.me.draining
+        self._listen_to(found)
+        self._answers.set()
+        return found
 
     def _listen_to(self, found: Found) -> None:
+        occurring = {queue_name(requires) for requires in found.occurring}
         able = {
-            queue_name(requires)
-            for requires in found.occurring
-            if not (found.me.draining or lacking(found.me, requires))
+            queue_name(requires) for requires in found.occurring if not lacking(found.me, requires)
         }
-        # Those that were listened to stay, so that the worker is seldom started again.
-        wanted = tuple(sorted({*self._queues, *able})) if not found.me.draining else ()
-        if wanted != self._queues:
+        # Those that occur no more stay, so that the worker is seldom started again.
+        stay = {each for each in self._queues if each not in occurring}
+        idle = found.me.draining or self._scheduler.stopping
+        wanted = () if idle else tuple(sorted({*stay, *able}))
+        if (wanted, self._scheduler.room) != (self._queues, self._room):
             self._queues = wanted
             self._changed.set()
 
-    def _look(self) -> Found:
-        """Say that this member lives, and look at the builds. Blocking. Raises DcdError."""
+    def _look(self, driving: frozenset[str]) -> Found:
+        """Say that this member lives, and look at the builds; it drives `driving`. Blocking. Raises
+        DcdError."""
         try:
             with explained():
                 if self._connection is None:
                     self._connection = connect(self._dsn)
-                return self._seen(self._connection)
+                return self._seen(self._connection, driving)
         except DcdError:
             if self._connection is not None:
                 self._connection.close()
                 self._connection = None
             raise
 
-    def _seen(self, connection: Connection) -> Found:
-        heartbeat(connection, 3 * self._interval, self._labels, version("dcd"))
-        lost_hosts = lost(connection, self._lost_seconds)
-        with connection.cursor(row_factory=class_row(Situation)) as cursor:
-            rows = cursor.execute(_RUNNABLE, {"seconds": self._lost_seconds}).fetchall()
+    def _seen(self, connection: Connection, driving: frozenset[str]) -> Found:
+        # A shorter gap than this makes nobody look lost.
+        heartbeat(connection, self._lost_seconds / 2, self._labels, version("dcd"))
         me = next((each for each in members_by(connection) if each.host == self._host), None)
         if me is None:
             raise Unavailable(f"{self._host} is no member of the farm any more")
-        missing = tuple(
-            row for row in rows if needs_job(row, self._host, self._scheduler.driving, lost_hosts)
+        if self._scheduler.stopping:
+            return Found(me)
+        lost_hosts = lost(connection, self._lost_seconds)
+        rows = self._runnable(connection)
+        decided = [
+            (
+                row,
+                next_for(
+                    row,
+                    self._host,
+                    driving,
+                    lost_hosts,
+                    keeps=not (me.draining or lacking(me, row.requires)),
+                ),
+            )
+            for row in rows
+        ]
+        return Found(
+            me,
+            tuple(sorted({tuple(row.requires) for row in rows})),
+            tuple(row for row, then in decided if then is Next.MAKE_JOB),
+            tuple(row for row, then in decided if then is Next.CONTINUE),
         )
-        occurring = {tuple(row.requires) for row in rows}
-        return Found(me, tuple(sorted(occurring)), missing)
+
+    def _runnable(self, connection: Connection) -> list[Situation]:
+        with connection.cursor(row_factory=class_row(Situation)) as cursor:
+            return cursor.execute(_RUNNABLE, {"seconds": self._lost_seconds}).fetchall()
 
 
 def _forgive_jobs(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -212,12 +272,9 @@ def _forgive_jobs(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> N
         loop.default_exception_handler(context)
 
 
-async def _put(app: procrastinate.App, missing: Situation) -> None:
-    """Make the job of a build, or take back a lost one."""
-    if missing.job is not None:
-        with contextlib.suppress(exceptions.ConnectorException):  # another member was faster
-            await app.job_manager.retry_job_by_id_async(missing.job, datetime.now(UTC))
-        return
+async def _put(app: procrastinate.App, missing: Situation, maker: str) -> None:
+    """Make the job of a build, in place of a lost one."""
+    await _drop_job(app, missing)
     put = app.configure_task(
         TASK,
         queue=queue_name(missing.requires),
@@ -225,9 +282,16 @@ async def _put(app: procrastinate.App, missing: Situation) -> None:
         queueing_lock=missing.build,
         priority=missing.priority,
     )
-    with contextlib.suppress(exceptions.AlreadyEnqueued):
-        await put.defer_async(build=missing.build)
+    with contextlib.suppress(exceptions.AlreadyEnqueued):  # another member was faster
+        await put.defer_async(build=missing.build, epoch=missing.epoch, maker=maker)
         logger.info("queued", build=missing.build, queue=queue_name(missing.requires))
+
+
+async def _drop_job(app: procrastinate.App, found: Situation) -> None:
+    """Remove the job of a build, if it has one."""
+    if found.job is not None:
+        with contextlib.suppress(exceptions.ConnectorException):  # another member was faster
+            await app.job_manager.finish_job_by_id_async(found.job, Status.ABORTED, delete_job=True)
 
 
 async def _supervised(work: Callable[[], Awaitable[None]]) -> None:
@@ -237,6 +301,11 @@ async def _supervised(work: Callable[[], Awaitable[None]]) -> None:
         try:
             await work()
             complained = ""
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # A library has cancelled a part of the work. Nobody would notice the end of this task.
         except Exception as error:  # noqa: BLE001 - the last resort: a member that takes no builds says why
             reason = str(error.__cause__ or error).strip()
             if reason != complained:
@@ -246,7 +315,7 @@ async def _supervised(work: Callable[[], Awaitable[None]]) -> None:
 
 
 _RUNNABLE = f"""
-    SELECT b.id AS build, b.state, p.host, b.priority, p.requires, j.id AS job,
+    SELECT b.id AS build, b.state, p.host, p.epoch, b.priority, p.requires, j.id AS job,
         coalesce(j.status = 'doing', false) AS fetched,
         j.status = 'doing' AND (w.id IS NULL OR w.last_heartbeat < now() - make_interval(secs => %(seconds)s))
             AND pg_postmaster_start_time() < now() - make_interval(secs => %(seconds)s) IS TRUE AS worker_lost

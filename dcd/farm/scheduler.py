@@ -36,6 +36,8 @@ class FarmScheduler(Scheduler):
         self._news = news
         self.draining = False
         """Whether this member takes no builds, and hands over those that it has."""
+        self._handed: set[str] = set()
+        """The builds of jobs that this member has."""
 
     def wake(self) -> None:
         super().wake()
@@ -47,22 +49,42 @@ class FarmScheduler(Scheduler):
         return frozenset(self._tasks)
 
     @property
-    def has_room(self) -> bool:
-        """Whether this member may take one more build."""
-        room = len(self._tasks) < self._settings().max_running_builds
-        return room and not (self._stopping or self.draining)
+    def stopping(self) -> bool:
+        """Whether the daemon stops."""
+        return self._stopping
+
+    @property
+    def room(self) -> int:
+        """The number of jobs that this member may have at once: without the builds that it drives without
+        one, since they were there before it began to listen to its queues."""
+        return max(0, self._settings().max_running_builds - len(self.driving - self._handed))
 
     async def drive(self, build: str) -> None:
         """Take a build and drive it until it stops; the task continues when the caller is cancelled."""
-        if build not in self._tasks and self.has_room:
-            try:
-                state = await self._farm.take(build)
-            except DcdError as error:
-                logger.info("the build is not taken", build=build, reason=str(error))
-                return
+        self._handed.add(build)
+        try:
+            if len(self._tasks) < self._settings().max_running_builds:
+                await self.resume(build)
+            if task := self._tasks.get(build):
+                await asyncio.shield(asyncio.wait([task]))
+        finally:
+            self._handed.discard(build)
+
+    async def resume(self, build: str) -> None:
+        """Take a build and drive it, in a task of its own, whatever room there is: it has had its slot."""
+        if build in self._tasks or self._stopping or self.draining:
+            return
+        try:
+            state = await self._farm.take(build)
+        except DcdError as error:
+            logger.info("the build is not taken", build=build, reason=str(error))
+        else:
             self._start(state)
-        if task := self._tasks.get(build):
-            await asyncio.shield(asyncio.wait([task]))
+
+    async def stop(self, grace_seconds: float) -> None:
+        self._stopping = True
+        self._news()
+        await super().stop(grace_seconds)
 
     def heard(self, event: Event) -> None:
         """Act upon an event of an owned build that another member has appended."""

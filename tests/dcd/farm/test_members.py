@@ -127,6 +127,18 @@ class Farm:
     def state(self, build: str) -> str:
         return str(self.rows("SELECT state FROM builds WHERE id = %s", build)[0][0])
 
+    def make_late_job(self, build: str) -> None:
+        """Make a job like that which a running build had, as a member does whose look at the builds is old.
+        Both have the lock of the build, so nobody gets the late one while a lost worker has the other."""
+        columns = "queue_name, task_name, priority, lock, queueing_lock, args"
+        with connect(self.dsn) as connection:
+            connection.execute("SET search_path = queue")
+            connection.execute(
+                f"INSERT INTO procrastinate_jobs ({columns})"
+                f" SELECT {columns} FROM procrastinate_jobs WHERE lock = %s AND status = 'doing'",
+                [build],
+            )
+
     def until(self, holds: Callable[[], bool], seconds: float = 60.0) -> None:
         deadline = time.monotonic() + seconds
         while not holds():
@@ -282,6 +294,7 @@ def test_the_build_of_a_killed_member_is_continued_by_another(farm: Farm) -> Non
     farm.until(lambda: min(each.unbroken_seconds for each in members(farm.dsn)) > LOST_SECONDS)
     build = farm.submit(6)
     host = farm.owner(build)
+    farm.make_late_job(build)
     farm.members[host].kill()
     farm.until(lambda: farm.state(build) == "completed")
     assert farm.causes(build) == ["host-lost"]
