@@ -29,6 +29,18 @@ checkpoint."""
 
 def evolve(state: BuildState | None, event: events.Event) -> BuildState:
     """The state after `event`. Raises DcdError for an event that cannot follow."""
+    try:
+        return _evolved(state, event)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        # Well-formed, but about something else than this build: a plan of other checkpoints, for instance.
+        raise DcdError(
+            f"event {event.sequence} of build {event.build} cannot follow",
+            f"{event.type}: {type(error).__name__}: {error}",
+            f"verify the log with `dcctl events {event.build} --verify`",
+        ) from error
+
+
+def _evolved(state: BuildState | None, event: events.Event) -> BuildState:
     sequence, build = (state.sequence, state.id) if state else (0, event.build)
     if event.sequence != sequence + 1 or event.build != build:
         raise DcdError(

@@ -17,7 +17,7 @@ from dcd.engine.broadcast import Broadcast
 from dcd.engine.builds import Builds, now
 from statemachine.build import BuildState
 from statemachine.commands import Change, FailCheckpoint, InterruptCheckpoint, Pause, Start
-from statemachine.errors import DcdError, Unavailable
+from statemachine.errors import DcdError
 from statemachine.events import Actor, BuildPlaced, Event, Payload
 from statemachine.machine import BuildMachine
 from store.eventlog import Conflict, DuplicateSubmission, EventLog, Fenced
@@ -96,28 +96,12 @@ class FarmBuilds(Builds):
     async def follow(self) -> None:
         """Apply what other members have appended since the last call. Raises Unavailable."""
         async with self._following:
-            while events := await self._unread():
+            while events := await self.ask(self.log.read, None, self._followed, PAGE):
                 for event in events:
                     # An append of this member holds the lock until its events are known to be its own.
                     async with self._lock(event.build):
                         self._apply(event)
                     self._followed = event.position
-
-    async def _unread(self) -> list[Event]:
-        """The next events. One that cannot be read is passed over: it ends its own build, which cannot be
-        folded, and not this member."""
-        many = PAGE
-        while True:
-            try:
-                return await self.ask(self.log.read, None, self._followed, many)
-            except Unavailable:
-                raise
-            except (DcdError, ValueError) as error:
-                if many == 1:
-                    self._followed += 1
-                    position = self._followed
-                    logger.error("an event cannot be read", position=position, reason=str(error))
-                many = 1
 
     def _apply(self, event: Event) -> None:
         if event.position in self._own:

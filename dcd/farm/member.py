@@ -25,7 +25,7 @@ from statemachine.events import BuildResumed, BuildSubmitted, Event
 from store.eventlog import EventLog
 from store.eventlog.postgresql.connection import connect, explained
 from store.eventlog.postgresql.log import PostgresqlLog
-from store.eventlog.postgresql.members import Member, drain, members
+from store.eventlog.postgresql.members import Member, drain
 
 logger = structlog.get_logger()
 
@@ -54,7 +54,8 @@ class FarmMember:
 
     def open_log(self, directory: Path) -> PostgresqlLog:
         """The log of the farm; `directory` keeps what this host knows of it."""
-        return PostgresqlLog(self._dsn, directory, self._committed)
+        self._log = PostgresqlLog(self._dsn, directory, self._committed)
+        return self._log
 
     def builds(self, log: EventLog, broadcast: Broadcast) -> FarmBuilds:
         """The builds of the farm, as this member sees them."""
@@ -76,7 +77,7 @@ class FarmMember:
 
     def hosts(self) -> list[Host]:
         """See `dcd.engine.hosts.Hosts`."""
-        return [self._host(each) for each in members(self._dsn)]
+        return [self._host(each) for each in self._log.members()]
 
     def _host(self, member: Member) -> Host:
         alive = is_alive(member, self._settings().farm_lost_seconds)
@@ -96,7 +97,7 @@ class FarmMember:
 
     def why_waits(self, requires: Collection[str]) -> str:
         """See `dcd.engine.hosts.Hosts`."""
-        return why_waits(requires, members(self._dsn), self._settings().farm_lost_seconds)
+        return why_waits(requires, self._log.members(), self._settings().farm_lost_seconds)
 
     async def run(self) -> None:
         """Work as a member until cancelled."""

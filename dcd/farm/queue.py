@@ -185,9 +185,11 @@ class Queue:
                     self._news.clear()
                     found = await self._look_once()
                     for missing in found.missing:
-                        await _put(putting, missing, self._host)
+                        if await self._scheduler.can_continue(missing.build):
+                            await _put(putting, missing, self._host)
                     for left in found.left:
-                        await self._scheduler.resume(left.build)
+                        if await self._scheduler.can_continue(left.build):
+                            await self._scheduler.resume(left.build)
                         await _drop_job(putting, left)
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(self._news.wait(), self._interval)

@@ -15,8 +15,9 @@ from dcd.engine.runner import Runner
 from dcd.engine.scheduler import Scheduler
 from dcd.farm.builds import FarmBuilds
 from statemachine.build import Lifecycle
-from statemachine.errors import DcdError
+from statemachine.errors import DcdError, Unavailable
 from statemachine.events import BuildPlaced, CancelRequested, Event
+from store.eventlog import LogDamaged
 
 logger = structlog.get_logger()
 
@@ -34,6 +35,7 @@ class FarmScheduler(Scheduler):
         super().__init__(builds, runner, settings)
         self._farm = builds
         self._news = news
+        self._unreadable: set[str] = set()
         self.draining = False
         """Whether this member takes no builds, and hands over those that it has."""
         self._handed: set[str] = set()
@@ -58,6 +60,20 @@ class FarmScheduler(Scheduler):
         """The number of jobs that this member may have at once: without the builds that it drives without
         one, since they were there before it began to listen to its queues."""
         return max(0, self._settings().max_running_builds - len(self.driving - self._handed))
+
+    async def can_continue(self, build: str) -> bool:
+        """Whether some member can drive a build: its events are a history. Raises Unavailable."""
+        if build in self._unreadable:
+            return False
+        try:
+            await self._farm.state(build)
+        except DcdError as error:
+            if isinstance(error, Unavailable) and not isinstance(error, LogDamaged):
+                raise
+            self._unreadable.add(build)
+            logger.error("a build cannot continue", build=build, error=str(error))
+            return False
+        return True
 
     async def drive(self, build: str) -> None:
         """Take a build and drive it until it stops; the task continues when the caller is cancelled."""

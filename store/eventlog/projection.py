@@ -22,6 +22,7 @@ from statemachine.codec import (
     encode_actor,
     encode_time,
 )
+from statemachine.errors import DcdError
 from statemachine.events import (
     Actor,
     CheckpointCompleted,
@@ -58,17 +59,28 @@ class BuildSummary:
 
 def event_of(row: Any) -> Event:
     """The event of a row of `events`. Raises DcdError when it cannot be read."""
-    return Event(
-        position=row.position,
-        build=row.build,
-        sequence=row.sequence,
-        type=row.type,
-        version=row.version,
-        time=decode_time(row.time),
-        actor=decode_actor(row.actor),
-        data=decode(row.type, row.version, row.data),
-        hash=row.hash,
-    )
+    try:
+        return Event(
+            position=row.position,
+            build=row.build,
+            sequence=row.sequence,
+            type=row.type,
+            version=row.version,
+            time=decode_time(row.time),
+            actor=decode_actor(row.actor),
+            data=decode(row.type, row.version, row.data),
+            hash=row.hash,
+        )
+    except DcdError:
+        raise
+    except (
+        Exception
+    ) as error:  # whatever somebody wrote there, such as JSON that is nested too deep
+        raise DcdError(
+            f"event {row.sequence} of build {row.build} is malformed",
+            f"{type(error).__name__}: {error}",
+            f"verify it with `dcctl events {row.build} --verify`",
+        ) from error
 
 
 def summary_of(row: Any) -> BuildSummary:

@@ -56,12 +56,7 @@ class Queries(ABC):
         database into errors for people."""
 
     def read(self, build: str | None = None, after: int = 0, limit: int = 1000) -> list[Event]:
-        query = sa.select(events).where(events.c.position > after)
-        if build is not None:
-            query = query.where(events.c.build == build)
-        with self._reading() as connection:
-            rows = connection.execute(query.order_by(events.c.position).limit(limit))
-            return [projection.event_of(row) for row in rows]
+        return [projection.event_of(row) for row in self._page(build, after, limit)]
 
     def read_build(self, build: str) -> list[Event]:
         rows = self._rows(build)
@@ -292,6 +287,14 @@ class Queries(ABC):
         query = sa.select(column).where(column.in_(portable.any_of(among)), *conditions)
         with self._reading() as connection:
             return set(connection.execute(query).scalars())
+
+    def _page(self, build: str | None, after: int, limit: int) -> Sequence[Any]:
+        """The rows of `read`."""
+        query = sa.select(events).where(events.c.position > after)
+        if build is not None:
+            query = query.where(events.c.build == build)
+        with self._reading() as connection:
+            return connection.execute(query.order_by(events.c.position).limit(limit)).all()
 
     def _rows(self, build: str) -> Sequence[Any]:
         query = sa.select(events).where(events.c.build == build).order_by(events.c.sequence)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import reduce
 from typing import Any
 
 import pytest
@@ -41,6 +42,7 @@ from statemachine.events import (
     Payload,
     ResourceClaimed,
 )
+from statemachine.fold import evolve
 from statemachine.machine import BuildMachine, legal
 from statemachine.plan import Plan
 from statemachine.results import Artifact, ErrorInfo
@@ -351,6 +353,22 @@ def test_a_history_that_the_machine_does_not_allow_is_not_rehydrated(
     with pytest.raises(DcdError, match="not legal at event 5") as caught:
         BuildMachine.rehydrate(history)
     assert not isinstance(caught.value, Refused)
+
+
+def test_a_history_that_is_about_another_plan_is_not_rehydrated(
+    begin: Callable[..., Any], make_plan: Callable[..., Plan]
+) -> None:
+    """As a stolen member of a farm can write it."""
+    first = begin().events[0]
+    payloads = (BuildResumed(plan=make_plan("a"), kept=-1), BuildRewound("a"))
+    forged = [
+        replace(first, sequence=number, type=type(payload).__name__, data=payload)
+        for number, payload in enumerate(payloads, start=2)
+    ]
+    with pytest.raises(DcdError, match="cannot follow"):
+        reduce(evolve, [first, *forged], None)
+    with pytest.raises(DcdError):
+        BuildMachine.rehydrate([first, *forged])
 
 
 def test_starting_twice_is_one_start(begin: Callable[..., Any]) -> None:

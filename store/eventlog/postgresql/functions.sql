@@ -11,6 +11,59 @@
 CREATE OR REPLACE FUNCTION dcd_json(document text) RETURNS json LANGUAGE sql IMMUTABLE
 RETURN replace(document, '\u0000', '\ufffd')::json;
 
+-- Whether a document has a form: a JSON Schema, as far as msgspec writes them for the classes of events.
+CREATE OR REPLACE FUNCTION dcd_fits(document jsonb, form jsonb) RETURNS boolean LANGUAGE plpgsql STABLE AS $$
+DECLARE
+  kind text := jsonb_typeof(document);
+BEGIN
+  IF form ? '$ref' THEN
+    SELECT f.form INTO STRICT dcd_fits.form FROM forms f WHERE f.name = dcd_fits.form->>'$ref';
+  END IF;
+  IF form ? 'anyOf' THEN
+    RETURN EXISTS (SELECT FROM jsonb_array_elements(form->'anyOf') a(choice) WHERE dcd_fits(document, choice));
+  END IF;
+  RETURN CASE form->>'type'
+    WHEN 'object' THEN kind = 'object'
+      AND document ?& ARRAY(SELECT jsonb_array_elements_text(form->'required'))
+      AND NOT EXISTS (SELECT FROM jsonb_each(document) m(name, member) WHERE NOT dcd_fits(
+        member, coalesce(form->'properties'->name, form->'additionalProperties', '{}')))
+    WHEN 'array' THEN kind = 'array'
+      AND jsonb_array_length(document) >= coalesce((form->>'minItems')::int, 0)
+      AND jsonb_array_length(document) <= coalesce((form->>'maxItems')::int, jsonb_array_length(document))
+      AND NOT EXISTS (SELECT FROM jsonb_array_elements(document) WITH ORDINALITY i(item, number) WHERE NOT dcd_fits(
+        item, coalesce(form->'prefixItems'->(number - 1)::int, form->'items', '{}')))
+    WHEN 'integer' THEN kind = 'number' AND document::text ~ '^-?[0-9]{1,18}$'
+    ELSE coalesce(kind = form->>'type', true)
+  END;
+END $$;
+
+-- Refuses events that members could not read, before anything is locked.
+CREATE OR REPLACE FUNCTION dcd_check(build_id text, new_events json) RETURNS void LANGUAGE plpgsql STABLE AS $$
+DECLARE
+  event record; wrong text;
+BEGIN
+  IF build_id !~ '^[a-z0-9][a-z0-9-]{0,62}$' THEN
+    RAISE EXCEPTION 'no build has such an id' USING ERRCODE = 'DC004';
+  END IF;
+  FOR event IN SELECT * FROM json_to_recordset(new_events)
+      AS x(type text, version bigint, "time" text, actor text, data text) LOOP
+    wrong := CASE
+      WHEN NOT EXISTS (SELECT FROM forms f WHERE f.name = event.type AND f.version = event.version)
+        THEN 'this type is not known'
+      WHEN octet_length(event.data) > 16777216 THEN 'it has more than 16 MiB'
+      WHEN event.time IS DISTINCT FROM
+          to_char(event.time::timestamptz AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
+        THEN 'this is not how dcd writes times'
+      WHEN NOT dcd_fits(dcd_json(event.actor)::jsonb, '{"$ref": "Actor"}') THEN 'its actor is malformed'
+      WHEN NOT dcd_fits(dcd_json(event.data)::jsonb, jsonb_build_object('$ref', event.type))
+        THEN 'its data is malformed'
+    END;
+    IF wrong IS NOT NULL THEN
+      RAISE EXCEPTION 'no member could read % of build %: %', event.type, build_id, wrong USING ERRCODE = 'DC004';
+    END IF;
+  END LOOP;
+END $$;
+
 -- Locks the head of the log until the end of the transaction: positions have no gaps, and their order is
 -- that of the commits. Whatever is read afterwards is the last that was committed.
 CREATE OR REPLACE FUNCTION dcd_lock() RETURNS void LANGUAGE plpgsql
@@ -30,7 +83,7 @@ CREATE OR REPLACE FUNCTION dcd_write(
 ) RETURNS bigint LANGUAGE plpgsql SET search_path = dcd, pg_temp AS $$
 DECLARE
   last_sequence bigint; last_hash text; first_position bigint; next_position bigint;
-  event record; old_row builds; new_row builds; taken text; document json; types text[] := '{}';
+  event record; old_row builds; new_row builds; taken text; document json; types text[] := '{}'; last_time text;
 BEGIN
   SELECT e.sequence, e.hash INTO last_sequence, last_hash FROM events e
     WHERE e.build = build_id ORDER BY e.sequence DESC LIMIT 1;
@@ -44,6 +97,9 @@ BEGIN
   FOR event IN SELECT * FROM json_to_recordset(new_events)
       AS x(type text, version bigint, "time" text, actor text, data text, hash text) LOOP
     last_sequence := last_sequence + 1;
+    IF (last_sequence = 1) <> (event.type = 'BuildSubmitted') THEN
+      RAISE EXCEPTION 'a build begins with its submission' USING ERRCODE = 'DC004';
+    END IF;
     -- As statemachine.codec.event_hash: sha256 of the canonical JSON of these, in this order.
     last_hash := encode(sha256(convert_to(concat('[', concat_ws(',',
       to_json(last_hash), to_json(build_id), last_sequence, to_json(event.type), event.version,
@@ -57,6 +113,7 @@ BEGIN
     UPDATE head SET position = next_position;
     next_position := next_position + 1;
     types := types || event.type;
+    last_time := event.time;
     document := dcd_json(event.data);
     IF event.type = 'BuildSubmitted'
        OR (event.type = 'BuildResumed' AND json_typeof(document->'plan') = 'object') THEN
@@ -71,15 +128,23 @@ BEGIN
   new_row := json_populate_record(NULL::builds, build_row);
   SELECT * INTO old_row FROM builds b WHERE b.id = build_id;
   -- The row decides whether a build can be taken and what is kept for it: only these events end or remove one.
+  -- All members read it in lists: it is whole, whatever the caller says.
   IF new_row.id IS DISTINCT FROM build_id OR new_row.sequence IS DISTINCT FROM last_sequence
+     OR new_row.removed NOT IN (0, 1) OR octet_length(new_row::text) > 1048576
+     OR NOT EXISTS (SELECT FROM forms f WHERE f.name = 'Lifecycle' AND f.form->'enum' ? new_row.state)
      OR (new_row.state = 'completed' AND old_row.state IS DISTINCT FROM 'completed' AND 'BuildCompleted' <> ALL (types))
      OR (new_row.state = 'cancelled' AND old_row.state IS DISTINCT FROM 'cancelled' AND 'BuildCancelled' <> ALL (types))
      OR (new_row.removed = 1 AND old_row.removed IS DISTINCT FROM 1 AND 'BuildRemoved' <> ALL (types)) THEN
     RAISE EXCEPTION 'the row of build % is not that of its events', build_id USING ERRCODE = 'DC004';
   END IF;
   new_row.position := next_position - 1;
+  new_row.updated_at := last_time;
   new_row.submitted_position := first_position;
   IF expected > 0 THEN
+    new_row.name := old_row.name;
+    new_row.actor := old_row.actor;
+    new_row.priority := old_row.priority;
+    new_row.submitted_at := old_row.submitted_at;
     new_row.submitted_position := old_row.submitted_position;
     new_row.idempotency_key := old_row.idempotency_key;
     DELETE FROM builds b WHERE b.id = build_id;
@@ -100,21 +165,20 @@ BEGIN
   RETURN first_position;
 END $$;
 
--- Appends to a build; facts of a running build only in the epoch in which the caller owns it.
-CREATE OR REPLACE FUNCTION dcd_append(
+-- Appends to a build under the lock; facts of a running build only in the epoch in which the caller owns it.
+CREATE OR REPLACE FUNCTION dcd_fenced(
   build_id text, epoch bigint, expected bigint, new_events json, build_row json, keys json
-) RETURNS bigint LANGUAGE plpgsql SECURITY DEFINER SET search_path = dcd, pg_temp AS $$
+) RETURNS bigint LANGUAGE plpgsql SET search_path = dcd, pg_temp AS $$
 DECLARE
   owner placements;
 BEGIN
-  PERFORM dcd_lock();
-  IF dcd_append.epoch IS NULL THEN
+  IF dcd_fenced.epoch IS NULL THEN
     IF EXISTS (SELECT FROM json_array_elements(new_events) e JOIN facts f ON f.type = e->>'type') THEN
       RAISE EXCEPTION 'facts of build % need an epoch', build_id USING ERRCODE = 'DC004';
     END IF;
   ELSE
     SELECT * INTO owner FROM placements p WHERE p.build = build_id;
-    IF owner.epoch IS DISTINCT FROM dcd_append.epoch OR NOT EXISTS (
+    IF owner.epoch IS DISTINCT FROM dcd_fenced.epoch OR NOT EXISTS (
         SELECT FROM members m WHERE m.role = session_user AND m.host = owner.host) THEN
       RAISE EXCEPTION '% holds it in epoch %', owner.host, owner.epoch USING ERRCODE = 'DC001';
     END IF;
@@ -125,6 +189,15 @@ BEGIN
   RETURN dcd_write(build_id, expected, new_events, build_row, keys);
 END $$;
 
+-- Appends to one build.
+CREATE OR REPLACE FUNCTION dcd_append(
+  build_id text, epoch bigint, expected bigint, new_events json, build_row json, keys json
+) RETURNS bigint LANGUAGE plpgsql SECURITY DEFINER SET search_path = dcd, pg_temp AS $$
+BEGIN
+  PERFORM dcd_check(build_id, new_events), dcd_lock();
+  RETURN dcd_fenced(build_id, epoch, expected, new_events, build_row, keys);
+END $$;
+
 -- Appends for many callers in one transaction. requests: an array of arrays of {build, epoch, expected, events,
 -- row, keys}; what is in an inner array is appended together or not at all. Returns for each the positions of
 -- the first events, or the error.
@@ -133,12 +206,13 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = dcd, pg_temp AS $$
 DECLARE
   request json; part json; positions bigint[]; answers json[] := '{}';
 BEGIN
+  PERFORM dcd_check(p->>'build', p->'events') FROM json_array_elements(requests) r, json_array_elements(r) p;
   PERFORM dcd_lock();
   FOR request IN SELECT * FROM json_array_elements(requests) LOOP
     BEGIN
       positions := '{}';
       FOR part IN SELECT * FROM json_array_elements(request) LOOP
-        positions := positions || dcd_append(part->>'build', (part->>'epoch')::bigint,
+        positions := positions || dcd_fenced(part->>'build', (part->>'epoch')::bigint,
           (part->>'expected')::bigint, part->'events', part->'row', part->'keys');
       END LOOP;
       answers := answers || json_build_object('positions', positions);
@@ -157,7 +231,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = dcd, pg_temp AS $$
 DECLARE
   me members; owner placements; last_sequence bigint; said json; lacking text;
 BEGIN
-  PERFORM dcd_lock();
+  PERFORM dcd_check(build_id, placed), dcd_lock();
   SELECT * INTO me FROM members m WHERE m.role = session_user;
   IF NOT FOUND THEN
     RAISE EXCEPTION '% is no member of the farm', session_user USING ERRCODE = 'DC005';

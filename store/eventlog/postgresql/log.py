@@ -3,17 +3,19 @@
 Only a farm imports this package: it needs psycopg, which `pip install dcd[farm]` brings.
 """
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import psycopg
 import sqlalchemy as sa
 
 from statemachine.errors import DcdError, Refused
-from statemachine.events import Actor, BuildPlaced
+from statemachine.events import Actor, BuildPlaced, Event
 from store.eventlog import projection
 from store.eventlog.errors import Conflict
 from store.eventlog.high_water import HighWater
@@ -27,6 +29,7 @@ from store.eventlog.postgresql.connection import (
     reading_engine,
 )
 from store.eventlog.postgresql.listener import Listener
+from store.eventlog.postgresql.members import Member, members_by
 from store.eventlog.postgresql.writer import (
     PostgresqlWriter,
     another_farm,
@@ -37,6 +40,8 @@ from store.eventlog.postgresql.writer import (
 from store.eventlog.queries import Queries, no_build
 from store.eventlog.writer import Append, Part
 from store.host.durable import write_file
+
+logger = logging.getLogger(__name__)
 
 TRIES = 3
 """Of a taking, when people give commands to the build meanwhile."""
@@ -88,6 +93,23 @@ class PostgresqlLog(Queries):
             "back the database up with its own means, such as pg_dump",
         )
 
+    def read(self, build: str | None = None, after: int = 0, limit: int = 1000) -> list[Event]:
+        if build is not None:
+            return super().read(build, after, limit)
+        while True:
+            rows = self._page(None, after, limit)
+            found = [event for row in rows if (event := _readable(row))]
+            if found or len(rows) < limit:
+                return found
+            after = rows[-1].position
+
+    def members(self) -> list[Member]:
+        """The members of the farm, by host. Raises Unavailable."""
+        with self._reading() as connection:
+            driver = connection.connection.driver_connection
+            assert isinstance(driver, psycopg.Connection)
+            return members_by(driver)
+
     def take(self, build: str, host: str) -> int:
         with explained(), connect(self._dsn) as connection:
             started_at = None
@@ -128,6 +150,15 @@ class PostgresqlLog(Queries):
 
 def _json(value: object) -> str:
     return msgspec.json.encode(value).decode()
+
+
+def _readable(row: Any) -> Event | None:
+    """The event of a row; None for one that cannot be read, which the error log names."""
+    try:
+        return projection.event_of(row)
+    except DcdError as error:
+        logger.error("event %s of build %s cannot be read: %s", row.sequence, row.build, error)
+        return None
 
 
 def _belong(file: Path, farm: str) -> None:

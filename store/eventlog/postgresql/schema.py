@@ -9,12 +9,15 @@ import secrets
 from importlib.resources import files
 from typing import Any
 
+import msgspec
 import psycopg
 import sqlalchemy as sa
 from psycopg import sql
 from sqlalchemy.dialects import postgresql
 
 from statemachine import events as facts_of
+from statemachine.build import Lifecycle
+from statemachine.codec import PAYLOADS
 from store.eventlog.tables import EVENTS_VERSION, TEXT, metadata
 
 REVISION = 1
@@ -58,6 +61,16 @@ head = sa.Table(
     sa.Column("one", sa.Boolean, sa.CheckConstraint("one"), primary_key=True),
     sa.Column("position", sa.BigInteger, nullable=False),
 )
+
+forms = sa.Table(
+    "forms",
+    of_farm,
+    sa.Column("name", TEXT, primary_key=True),
+    sa.Column("version", sa.BigInteger),
+    sa.Column("form", postgresql.JSONB, nullable=False),
+)
+"""What members can read: the types of events in their present versions, and what their data refers to
+(`version` is NULL), as JSON Schemas (https://json-schema.org)."""
 
 facts = sa.Table("facts", of_farm, sa.Column("type", TEXT, primary_key=True))
 
@@ -148,6 +161,11 @@ def create(connection: Connection) -> bool:
     connection.execute(
         "INSERT INTO facts SELECT unnest(%s::text[]) ON CONFLICT DO NOTHING", [list(FACTS)]
     )
+    connection.cursor().executemany(
+        "INSERT INTO forms VALUES (%s, %s, %s::jsonb) ON CONFLICT (name) DO UPDATE"
+        " SET version = excluded.version, form = excluded.form",
+        _forms(),
+    )
     connection.execute(
         "INSERT INTO farm VALUES (true, %s, %s, %s) ON CONFLICT (one) DO UPDATE"
         " SET revision = excluded.revision,"
@@ -155,6 +173,17 @@ def create(connection: Connection) -> bool:
         [secrets.token_hex(8), REVISION, EVENTS_VERSION],
     )
     return found is None
+
+
+def _forms() -> list[tuple[str, int | None, str]]:
+    """The rows of `forms`, from the classes that read events."""
+    read = [*PAYLOADS.values(), facts_of.Actor, Lifecycle]
+    _, found = msgspec.json.schema_components(read, ref_template="{name}")
+    versions = {name: payload.VERSION for name, payload in PAYLOADS.items()}
+    return [
+        (name, versions.get(name), msgspec.json.encode(form).decode())
+        for name, form in found.items()
+    ]
 
 
 def _tables() -> list[str]:

@@ -191,7 +191,7 @@ def test_control_without_the_fence_a_checkpoint_completes_twice(
     replaced(
         farm,
         (
-            "IF owner.epoch IS DISTINCT FROM dcd_append.epoch OR NOT EXISTS (",
+            "IF owner.epoch IS DISTINCT FROM dcd_fenced.epoch OR NOT EXISTS (",
             "IF false AND EXISTS (",
         ),
     )

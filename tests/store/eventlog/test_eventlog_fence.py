@@ -1,13 +1,17 @@
 """Who may write what in a farm: the database decides it, not the members' code."""
 
 import json
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
+from statemachine.codec import PAYLOADS, encode, encode_time
 from statemachine.errors import DcdError, NotFound, Refused, UsageError
 from statemachine.events import (
     Actor,
@@ -30,6 +34,7 @@ from store.eventlog.writer import Append as Request
 from store.eventlog.writer import Part
 from tests.store.eventlog.conftest import Database, Postgresql
 
+CORPUS = Path(__file__).parents[2] / "faults" / "corpus"
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 Append = Callable[..., list[Event]]
 
@@ -210,7 +215,21 @@ def test_the_superuser_cannot_change_events_without_taking_the_triggers_away(
 
 def called(connection: Any, build: str, epoch: int | None, expected: int, kind: str) -> str | None:
     """The error of a handmade call of dcd_append."""
-    event = {"type": kind, "version": 1, "time": "t", "actor": "{}", "data": "{}", "hash": "0"}
+    payloads = (CancelRequested(), CheckpointCompleted("c0", 1, "k", 1.0))
+    (data,) = (encode(payload) for payload in payloads if type(payload).__name__ == kind)
+    return refused(connection, build, epoch, expected, made(kind, data))
+
+
+def made(kind: str, data: str, **others: Any) -> dict[str, Any]:
+    """An event by hand."""
+    event = {"type": kind, "version": 1, "time": encode_time(NOW), "actor": "{}", "data": data}
+    return event | {"hash": "0"} | others
+
+
+def refused(
+    connection: Any, build: str, epoch: int | None, expected: int, event: dict[str, Any]
+) -> str | None:
+    """The error of an append of an event by hand."""
     try:
         connection.execute(
             "SELECT dcd_append(%s, %s, %s, %s, '{}', '[]')",
@@ -228,15 +247,112 @@ def test_handmade_calls_of_a_stolen_host_are_refused(stolen: Any, here: EventLog
     assert called(stolen, "b1", None, 2, "CancelRequested") == "DC002"
     assert called(stolen, "b1", None, 3, "CancelRequested") == "DC004"  # a wrong hash
     taken = "SELECT dcd_take('b1', 3, %s, '{}')"
-    for said in ('{"host":"here","epoch":2}', '{"host":"there"}', '{"epoch":2}'):
-        placed = {"type": "BuildPlaced", "data": said}
-        with pytest.raises(psycopg.Error, match="does not say that there takes"):
-            stolen.execute(taken, [json.dumps([placed])])
+    for said, why in (
+        ('{"host":"here","epoch":2}', "does not say that there takes"),
+        ('{"host":"there","epoch":7}', "does not say that there takes"),
+        ('{"host":"there"}', "no member could read"),
+    ):
+        with pytest.raises(psycopg.Error, match=why):
+            stolen.execute(taken, [json.dumps([made("BuildPlaced", said)])])
     assert len(here.read_build("b1")) == 3
     assert here.verify_all() == []
 
 
-@pytest.mark.parametrize("forged", [{"state": "completed"}, {"state": "cancelled"}, {"removed": 1}])
+PLAN = '{"checkpoints":[]}'
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        made("BuildExploded", "{}"),
+        made("CancelRequested", "{}", version=2),
+        made("CancelRequested", "{}", time="today"),
+        made("CancelRequested", "{}", time="2026-01-01 00:00:00Z"),
+        made("CancelRequested", "{}", time="2026-02-30T00:00:00.000000Z"),
+        made("CancelRequested", "{}", actor='{"uid":"root"}'),
+        made("CancelRequested", "{}", actor="[]"),
+        made("CancelRequested", "{"),
+        made("CancelRequested", "null"),
+        made("PauseRequested", '{"before":7}'),
+        made("BuildRewound", "{}"),
+        made("BuildResumed", '{"plan":[]}'),
+        made("BuildResumed", '{"plan":{"checkpoints":[{"name":"c0"}]}}'),
+        made("BuildResumed", f'{{"plan":{PLAN},"kept":1e999}}'),
+        made("BuildResumed", f'{{"plan":{PLAN},"kept":1.5}}'),
+        made("BuildResumed", f'{{"plan":{PLAN},"inputs":{{}}}}'),
+        made("BuildResumed", '{"plan":' + "[" * 100_000 + "]" * 100_000 + "}"),
+        made("CancelRequested", '{"x":"' + "x" * (16 << 20) + '"}'),
+        made("BuildSubmitted", f'{{"name":"x","manifest":"","manifest_path":"","plan":{PLAN}}}'),
+    ],
+    ids=lambda event: f"{event['type']} {event['data'][:40]}",
+)
+def test_an_event_that_members_could_not_read_is_refused(
+    stolen: Any, here: EventLog, event: dict[str, Any]
+) -> None:
+    assert refused(stolen, "b1", None, 3, event) in (
+        "DC004",
+        "22003",
+        "22007",
+        "22008",
+        "22P02",
+        "54001",
+    )
+    assert len(here.read_build("b1")) == 3
+
+
+@pytest.mark.parametrize("build", ["", "../b1", "B1", "b" * 64, "b 1", "b1\n"])
+def test_a_build_has_an_id_that_a_directory_can_have(stolen: Any, build: str) -> None:
+    assert refused(stolen, build, None, 0, made("CancelRequested", "{}")) == "DC004"
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"name": "other", "priority": 9, "actor": "{", "submitted_at": "x", "updated_at": "x"},
+        {"idempotency_key": "x", "submitted_position": 99, "position": 99},
+    ],
+)
+def test_what_a_row_says_of_a_submission_follows_from_the_events(
+    stolen: Any, here: EventLog, forged: dict[str, Any]
+) -> None:
+    part = Part("b1", 3, (PauseRequested("c1"),))
+    sent = prepare(Request((), Actor(), NOW), part, fold(stolen, "b1")).sent
+    stolen.execute(
+        "SELECT dcd_append('b1', NULL, 3, %s, %s, '[]')",
+        [json.dumps(sent["events"]), json.dumps(sent["row"] | forged)],
+    )
+    assert here.verify_all() == []
+    assert here.list_builds()[0].name == "live"
+
+
+def test_what_msgspec_reads_fits_and_every_event_of_the_corpus_does(farm: Postgresql) -> None:
+    """The database knows every type, as this version writes it."""
+    with psycopg.connect(farm.administrator, options="-c search_path=dcd") as connection:
+        known = connection.execute("SELECT name, version FROM forms WHERE version IS NOT NULL")
+        assert dict(known.fetchall()) == {
+            name: payload.VERSION for name, payload in PAYLOADS.items()
+        }
+        for dump in CORPUS.glob("*.sql"):
+            with closing(sqlite3.connect(":memory:")) as log:
+                log.executescript(dump.read_text())
+                rows = log.execute("SELECT type, version, time, actor, data FROM events").fetchall()
+            names = ("type", "version", "time", "actor", "data")
+            events = [dict(zip(names, row, strict=True)) for row in rows]
+            assert events
+            connection.execute("SELECT dcd_check('b1', %s)", [json.dumps(events)])
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"state": "exploded"},
+        {"removed": 2},
+        {"reason": "x" * 2**20},
+        {"state": "completed"},
+        {"state": "cancelled"},
+        {"removed": 1},
+    ],
+)
 def test_a_command_of_a_stolen_host_cannot_end_a_build_in_the_list(
     stolen: Any, here: EventLog, forged: dict[str, Any]
 ) -> None:
