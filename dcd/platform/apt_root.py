@@ -291,6 +291,22 @@ def wanted_files(environment: Environment, packages: Sequence[str]) -> list[Want
     ]
 
 
+def download_files(environment: Environment, files: Sequence[WantedFile], directory: Path) -> None:
+    """Fetch packages to files of their names in a directory, once and without output. Raises `ToolFailed`.
+    Source: apt-helper of apt, download-file."""
+    shutil.chown(directory, USER)
+    wanted: list[str | Path] = []
+    for file in files:
+        wanted += [file.uri, directory / file.name, f"SHA256:{file.sha256}"]
+    run(
+        [TOOLS["apt-helper"].executable, "download-file", *wanted],
+        env=environment,
+        capture=True,
+        log_errors=False,
+        start=partial(keep_only, FILES),
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class IndexFile:
     """A list of packages below the root: the file, the URI and suite of its repository as apt fetches them,

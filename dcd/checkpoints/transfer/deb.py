@@ -13,6 +13,7 @@ id or user number of the build host.
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from dcd.checkpoints.interface import (
     Stage,
 )
 from dcd.checkpoints.packages import debian_list, deliver_list, forget_list
+from dcd.checkpoints.transfer.deb_ahead import fetched_ahead
 from dcd.checkpoints.transfer.deb_architecture import (
     architecture_in,
     architecture_of,
@@ -307,23 +309,23 @@ class TransferDEB(Checkpoint):
                 lists = kept or resolve(context.pkg_image, LISTS)
                 _same_state(context, sources, local, lists)
                 chosen = _choose(context, place, apt, software, sources)
-                filled = fill_cache(context, place, chosen.fetch)
-                if not chosen.whole or filled != chosen.fetch.keys():
+                filled = fill_cache(context, place, chosen.wanted)
+                if not chosen.whole or filled != chosen.wanted.keys():
                     fetch(software, chosen.names, sources, online, progress)
             if locked:
-                resolve_locked(context, place, chosen.part, below)
+                resolve_locked(context, place, chosen.wanted, below)
             else:
-                found = capture(
-                    context, place, apt, sources, chosen.fetch, chosen.part, filled, below
-                )
+                found = capture(context, place, apt, sources, chosen.wanted, filled, below)
                 if lock is not None:
                     require_locked(context, found, listed_packages(context, lock))
             keyrings = captured_keyrings(context, place.aside)
-            leave_store(context)
-            if context.stage is Stage.BASE:
-                keep_lists(context.root, place.root)
             with_pins = replace(settings, pins=pins)
-            with same_packages(place, apt, chosen):
+            with ExitStack() as meanwhile:
+                if context.stage is Stage.BASE:
+                    keep_lists(context.root, place.root)
+                meanwhile.enter_context(fetched_ahead(context, place, host, sources, chosen.ahead))
+                leave_store(context)
+                meanwhile.enter_context(same_packages(place, apt, chosen))
                 _install(context, place, software, every, architecture, apt, with_pins, progress)
             require_no_links(context.pkg_image, _HOST_TOOLS_USE)
             forget(place.root)
@@ -368,7 +370,7 @@ def _choose(
     else:
         names = [*(() if context.stage is Stage.REST else variant), *listed]
     wanted = {} if context.packages is None else wanted_by_name(apt, names)
-    return Chosen(names, wanted, wanted)
+    return Chosen(names, wanted)
 
 
 def _variant(software: Software) -> str:

@@ -2,8 +2,7 @@
 that differ only in the packages that they list.
 
 The base layer keeps the package lists beside the image area, out of reach of the packages' scripts, so the
-rest needs no second download of them. With a package store, its stage also downloads the listed packages into
-the store: one download takes less time than two. The rest is installed onto the base only if that gives the
+rest needs no second download of them. The rest is installed onto the base only if that gives the
 packages that one installation of both would give: a listed package may replace one of the variant, or may
 make apt choose another alternative of a dependency.
 """
@@ -12,7 +11,7 @@ import shutil
 from collections.abc import Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -71,24 +70,26 @@ def drop_lists(root: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """The packages of a stage: the `names` that apt is asked for, the files to `fetch`, and those that become
-    `part` of the result. `whole` are all packages of the image, if the result must have exactly these."""
+    """The packages of a stage: the `names` that apt is asked for, and the files `wanted` for them. `ahead` has
+    those of the next stage. `whole` are all packages of the image, if the result must have exactly these."""
 
     names: Sequence[str]
-    fetch: Wanted
-    part: Wanted
+    wanted: Wanted
     whole: Wanted | None = None
+    ahead: Wanted = field(default_factory=dict)
 
 
 def choose_base(apt: Environment, variant: Sequence[str], listed: Sequence[str]) -> Chosen:
-    """The packages of the base; those of the rest are fetched too, for the store. When apt finds no solution
-    for them, the download tells why."""
+    """The packages of the base, and ahead those of the rest. When apt finds no solution for both together,
+    the download of these tells why."""
     everything = [*variant, *listed]
     with ThreadPoolExecutor(2) as beside:
         base, whole = beside.map(partial(wanted_by_name, apt), (variant, everything))
-    if whole and not base.keys() <= whole.keys():
-        return Chosen(variant, base, base)  # the rest will not suit this base
-    return Chosen(everything, whole, base)
+    if not whole:
+        return Chosen(everything, {})
+    suits = base.keys() <= whole.keys()
+    rest = {name: file for name, file in whole.items() if suits and name not in base}
+    return Chosen(variant, base, ahead=rest)
 
 
 def choose_rest(place: Place, variant: Sequence[str], listed: Sequence[str]) -> Chosen:
@@ -96,11 +97,11 @@ def choose_rest(place: Place, variant: Sequence[str], listed: Sequence[str]) -> 
     Raises `UnsuitedBase` when the base has others."""
     whole = wanted_by_name(with_nothing_installed(place), [*variant, *listed])
     if not whole:
-        return Chosen(listed, {}, {}, {})  # the download tells why
+        return Chosen(listed, {}, {})  # the download tells why
     there = _installed(place)
     _require_none(there - whole.keys())
     rest = {name: file for name, file in whole.items() if name not in there}
-    return Chosen(listed, rest, rest, whole)
+    return Chosen(listed, rest, whole)
 
 
 @contextmanager

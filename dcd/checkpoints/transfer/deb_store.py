@@ -81,16 +81,14 @@ def capture(
     environment: Environment,
     sources: Sequence[Source],
     wanted: Wanted,
-    part: Wanted,
     filled: set[str],
     below: Resolved | None = None,
 ) -> Resolved:
     """Offer the downloaded packages in the cache of the root to the store, unless one of the sources has a
-    login, and capture what the transfer used, as the daemon's settings say. `filled` came from the store, and
-    only the files `part` of those `wanted` are used. `below` is what the layer below was captured with, from
-    the same state of the same repositories. Returns what the transfer used, without repositories unless it is
-    captured. Raises CheckpointError for a package with another digest than that of apt's lists, and
-    DiskFull."""
+    login, and capture what the transfer used, as the daemon's settings say. `filled` came from the store.
+    `below` is what the layer below was captured with, from the same state of the same repositories. Returns
+    what the transfer used, without repositories unless it is captured. Raises CheckpointError for a package
+    with another digest than that of apt's lists, and DiskFull."""
     store = context.packages
     if store is None:
         return Resolved()
@@ -110,8 +108,6 @@ def capture(
                 f"it has sha256 {sha256}, the list {listed.sha256}",
                 "resume the build to download it again",
             )
-        if listed is not None and file.name not in part:
-            continue
         uri = "" if listed is None or own else as_written(listed.uri, sources)
         packages.append(resolved_package(file, sha256, uri, captured=whole and bool(kept)))
     resolved = Resolved(tuple(packages))
