@@ -70,8 +70,9 @@ def drop_lists(root: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """The packages of a stage: the `names` that apt is asked for, and the files `wanted` for them. `ahead` has
-    those of the next stage. `whole` are all packages of the image, if the result must have exactly these."""
+    """The packages of a stage: the `names` that apt is asked for, and the files `wanted` for them. `ahead`
+    has those of the next stage, and `whole` all packages of the image, if the result must have exactly
+    these."""
 
     names: Sequence[str]
     wanted: Wanted
