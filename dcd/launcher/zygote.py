@@ -20,7 +20,7 @@ from dcd.worker.request import FORKED, MARKER, NETWORK, NO_NETWORK
 from store.host.forking import patiently
 from store.host.interpreter import module_command
 
-IDLE_SECONDS = 10.0
+IDLE_SECONDS = 2.0
 """How long after its preparation a launcher starts its zygote if no attempt is to be expected."""
 
 PATIENCE_SECONDS = 10.0

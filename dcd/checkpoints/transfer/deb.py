@@ -13,8 +13,10 @@ id or user number of the build host.
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from dcd.checkpoints import products
@@ -81,6 +83,7 @@ from dcd.checkpoints.transfer.deb_sources import (
 )
 from dcd.checkpoints.transfer.deb_store import (
     capture,
+    capture_repositories,
     fill_cache,
     leave_store,
     list_below,
@@ -108,6 +111,7 @@ from dcd.platform.apt_root import (
 from dcd.platform.asking import ask_releases, local_path
 from dcd.platform.inside import exists, read, require_no_links, resolve
 from statemachine.errors import CheckpointError
+from store.resolved import Resolved
 
 _BASE: Mapping[str, tuple[str, ...]] = {
     "custom": (),
@@ -309,13 +313,18 @@ class TransferDEB(Checkpoint):
                 lists = kept or resolve(context.pkg_image, LISTS)
                 _same_state(context, sources, local, lists)
                 chosen = _choose(context, place, apt, software, sources)
-                filled = fill_cache(context, place, chosen.wanted)
-                if not chosen.whole or filled != chosen.wanted.keys():
-                    fetch(software, chosen.names, sources, online, progress)
+                with ThreadPoolExecutor(1) as beside:
+                    repositories = partial(capture_repositories, context, place, apt, sources)
+                    used = beside.submit(Resolved if locked else repositories)
+                    filled = fill_cache(context, place, chosen.wanted)
+                    if not chosen.whole or filled != chosen.wanted.keys():
+                        fetch(software, chosen.names, sources, online, progress)
             if locked:
                 resolve_locked(context, place, chosen.wanted, below)
             else:
-                found = capture(context, place, apt, sources, chosen.wanted, filled, below)
+                found = capture(
+                    context, place, sources, chosen.wanted, filled, used.result(), below
+                )
                 if lock is not None:
                     require_locked(context, found, listed_packages(context, lock))
             keyrings = captured_keyrings(context, place.aside)

@@ -78,21 +78,22 @@ def list_below(context: Context) -> Resolved | None:
 def capture(
     context: Context,
     place: Place,
-    environment: Environment,
     sources: Sequence[Source],
     wanted: Wanted,
     filled: set[str],
+    used: Resolved,
     below: Resolved | None = None,
 ) -> Resolved:
     """Offer the downloaded packages in the cache of the root to the store, unless one of the sources has a
-    login, and capture what the transfer used, as the daemon's settings say. `filled` came from the store.
-    `below` is what the layer below was captured with, from the same state of the same repositories. Returns
-    what the transfer used, without repositories unless it is captured. Raises CheckpointError for a package
-    with another digest than that of apt's lists, and DiskFull."""
+    login, and capture what the transfer used, as the daemon's settings say. `filled` came from the store, and
+    `used` is what `capture_repositories` has found. `below` is what the layer below was captured with, from
+    the same state of the same repositories. Returns what the transfer used, without repositories unless it is
+    captured. Raises CheckpointError for a package with another digest than that of apt's lists, and
+    DiskFull."""
     store = context.packages
     if store is None:
         return Resolved()
-    shared = not any(source.login for source in sources)
+    shared = _are_shared(sources)
     whole = shared and store.capture == "packages"
     packages = []
     for file in sorted(resolve(place.root, ARCHIVES).glob("*.deb")):
@@ -114,13 +115,7 @@ def capture(
     if store.capture == "none":
         return resolved if below is None else union((below, resolved))
     if below is None:
-        resolved = replace(
-            resolved,
-            files=tuple(_repository_files(context, place, environment, sources, whole)),
-            repositories=tuple(
-                _repository(source, store if whole else None, place) for source in sources
-            ),
-        )
+        resolved = replace(resolved, files=used.files, repositories=used.repositories)
     else:
         resolved = union((below, resolved))
     if name := store.add(encoded(resolved)):
@@ -131,6 +126,28 @@ def capture(
             "without that repository"
         )
     return resolved
+
+
+def capture_repositories(
+    context: Context, place: Place, environment: Environment, sources: Sequence[Source]
+) -> Resolved:
+    """Capture the repositories that the transfer uses, and what apt has fetched of them, as the daemon's
+    settings say. Raises DiskFull."""
+    store = context.packages
+    if store is None or store.capture == "none" or context.stage is Stage.REST:
+        return Resolved()
+    whole = _are_shared(sources) and store.capture == "packages"
+    return Resolved(
+        files=tuple(_repository_files(context, place, environment, sources, whole)),
+        repositories=tuple(
+            _repository(source, store if whole else None, place) for source in sources
+        ),
+    )
+
+
+def _are_shared(sources: Sequence[Source]) -> bool:
+    """Whether what comes from them may be in the store, where it is everybody's."""
+    return not any(source.login for source in sources)
 
 
 def leave_store(context: Context) -> None:

@@ -229,13 +229,25 @@ class Bench:
         )
 
     def run(
-        self, request: WorkerRequest, *, stop_at: str | None = None, grace_seconds: float = 20.0
+        self,
+        request: WorkerRequest,
+        *,
+        stop_at: str | None = None,
+        grace_seconds: float = 20.0,
+        before: Callable[[], None] = lambda: None,
     ) -> Outcome:
-        """Run it to its end; with `stop_at`, ask it to stop when it reports that message."""
-        return self.end(request, stop_at=stop_at, grace_seconds=grace_seconds).outcome
+        """Run it to its end; with `stop_at`, ask it to stop when it reports that message, and do something
+        before."""
+        ending = self.end(request, stop_at=stop_at, grace_seconds=grace_seconds, before=before)
+        return ending.outcome
 
     def end(
-        self, request: WorkerRequest, *, stop_at: str | None = None, grace_seconds: float = 20.0
+        self,
+        request: WorkerRequest,
+        *,
+        stop_at: str | None = None,
+        grace_seconds: float = 20.0,
+        before: Callable[[], None] = lambda: None,
     ) -> Ending:
         """As `run`, with all that is known of the end."""
 
@@ -245,6 +257,7 @@ class Bench:
             def note(progress: Progress) -> None:
                 self.progress.append(progress)
                 if progress.message == stop_at:
+                    before()
                     stop.set()
 
             return await run_attempt(

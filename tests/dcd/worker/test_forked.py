@@ -185,17 +185,13 @@ def test_a_worker_is_forked_and_a_child_of_the_launcher(
     parents: list[str] = []
 
     def look() -> None:
-        while not (found := leftover_workers(request.marker)):
-            time.sleep(0.01)
+        found = leftover_workers(request.marker)
         status = Path(f"/proc/{min(each.pid for each in found)}/status").read_text()
         parents.extend(line.split()[1] for line in status.splitlines() if line[:4] == "PPid")
         command = Path(f"/proc/{found[0].pid}/cmdline").read_bytes()
         parents.append(command.split(b"\0")[3].decode())
 
-    watcher = threading.Thread(target=look)
-    watcher.start()
-    bench.run(request, stop_at="started")
-    watcher.join()
+    bench.run(request, stop_at="started", before=look)
     assert parents == [str(os.getpid()), "dcd.worker.zygote"]
 
 
