@@ -6,8 +6,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from statemachine.errors import Unprepared
+
+if TYPE_CHECKING:
+    from dcd.configuration import Configuration
+    from dcd.doctor import HostCheck
 
 INSTALL = "install dcd with its extra: pip install 'dcd[farm]'"
 
@@ -69,6 +74,22 @@ def require_library() -> None:
     missing = [name for name in ("psycopg", "procrastinate") if not importlib.util.find_spec(name)]
     if missing:
         raise Unprepared("a farm needs more libraries", f"missing: {', '.join(missing)}", INSTALL)
+
+
+def examined(settings: "Configuration") -> "list[HostCheck]":
+    """The checks of the farm of these settings; none without a farm. Blocking."""
+    if not settings.farm_database:
+        return []
+    try:
+        require_library()
+    except Unprepared as error:
+        from dcd.doctor import HostCheck
+
+        return [HostCheck("farm database", "missing", error.details, error.resolution)]
+    from dcd.farm.examination import examine
+    from dcd.serve import EVENTS
+
+    return examine(settings.farm_database, settings.farm_lost_seconds, settings.state_dir / EVENTS)
 
 
 def _init(arguments: argparse.Namespace) -> int:

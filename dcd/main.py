@@ -97,18 +97,21 @@ def build_parser() -> argparse.ArgumentParser:
     check.set_defaults(run=_validate)
 
     doctor = commands.add_parser("doctor", help="examine this host, without a daemon")
-    doctor.add_argument("--state-dir", type=Path, metavar="DIR", default=Path("/var/lib/dcd"))
+    doctor.add_argument("--state-dir", type=Path, metavar="DIR")
+    doctor.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="the TOML file of the daemon's settings: its state directory, its key, its farm",
+    )
     doctor.add_argument(
         "--packages", action="store_true", help="print only the Debian packages that are missing"
     )
     doctor.add_argument("--json", action="store_true", help="print JSON")
-    doctor.add_argument(
-        "--signing-key", metavar="FILE", default="", help="examine this signing key too"
-    )
+    doctor.add_argument("--signing-key", metavar="FILE", help="examine this signing key too")
     doctor.add_argument(
         "--worker",
         choices=("auto", "namespaces", "portable"),
-        default="auto",
         help="examine the host for this kind of workers (the setting worker; default: auto)",
     )
     doctor.set_defaults(run=_doctor)
@@ -267,12 +270,15 @@ def _key(arguments: argparse.Namespace) -> int:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    from dcd import doctor
+    from dcd import configuration, doctor
 
     if arguments.packages:
         print(" ".join(doctor.missing_packages()))
         return 0
-    checks = doctor.examine(arguments.state_dir, arguments.signing_key, arguments.worker)
+    given = {name: getattr(arguments, name) for name in ("state_dir", "signing_key", "worker")}
+    settings = configuration.load(arguments.config, given).configuration
+    checks = doctor.examine(settings.state_dir, settings.signing_key, settings.worker)
+    checks += farm_command.examined(settings)
     if arguments.json:
         import msgspec
 

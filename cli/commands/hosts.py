@@ -1,16 +1,18 @@
 """`dcctl hosts`: show the members of the farm, or let one take no builds.
 
-Show each member of the farm with its state, its labels and its builds. `dcctl hosts drain HOST` lets a
+Show each member of the farm with its state, its labels and its builds, what is wrong with it (its clock,
+its version of dcd), and the builds that wait because no member may take them. `dcctl hosts drain HOST` lets a
 member take no more builds, before maintenance for instance; those that it has move to others after
 their running checkpoints. `dcctl hosts resume HOST` lets it take builds again. Both need the role
 administer. A member is lost when it has been silent for `farm_lost_seconds`.
 """
 
 import argparse
+from collections import Counter
 from urllib.parse import quote
 
 from cli.client import ClientError, request
-from cli.text import duration, print_json, print_table
+from cli.text import count, duration, print_json, print_table, printable
 
 HIDDEN = "tool:"
 """The beginning of labels that are only in --json: a host has many of them."""
@@ -49,6 +51,13 @@ def run(args: argparse.Namespace) -> None:
         for each in answer["hosts"]
     ]
     print_table(("HOST", "STATE", "HEARD", "LABELS", "BUILDS"), rows, wrapped=True)
+    for each in answer["hosts"]:
+        for warning in each.get("warnings", ()):
+            print(f"{printable(each['host'])}: {printable(warning)}")
+    reasons = Counter(each["reason"] for each in answer.get("waits", ()) if each["reason"])
+    for reason, number in reasons.most_common():
+        verb = "waits" if number == 1 else "wait"
+        print(f"{count(number, 'build')} {verb}: {printable(reason)}")
 
 
 def _heard(seconds: float | None) -> str:

@@ -9,21 +9,24 @@ from starlette.responses import Response
 from dcd.api.access import Action
 from dcd.api.handling import Api
 from dcd.api.operations import json_response
-from dcd.engine.hosts import Host, Hosts
+from dcd.engine.hosts import Host, Hosts, Wait
 from statemachine.errors import Refused
 
 
 @dataclass(frozen=True, slots=True)
 class HostList:
-    """The members of the farm, by name; none on a single machine."""
+    """The members of the farm, by name; none on a single machine. `waits` are the queued builds that no
+    member has taken, as this member has seen in the last seconds."""
 
     hosts: tuple[Host, ...]
+    waits: tuple[Wait, ...] = ()
 
 
 async def hosts(api: Api, request: Request) -> Response:
     api.require(request, Action.SEE)
-    found = [] if api.engine.hosts is None else await asyncio.to_thread(api.engine.hosts.hosts)
-    return json_response(HostList(tuple(found)))
+    if api.engine.hosts is None:
+        return json_response(HostList(()))
+    return json_response(await _list(api.engine.hosts))
 
 
 async def drain_host(api: Api, request: Request) -> Response:
@@ -38,7 +41,22 @@ async def _drain(api: Api, request: Request, *, draining: bool) -> Response:
     api.require(request, Action.ADMINISTER)
     farm, host = _farm(api), request.path_params["host"]
     await asyncio.to_thread(farm.drain, host, draining=draining)
-    return json_response(HostList(tuple(await asyncio.to_thread(farm.hosts))))
+    return json_response(await _list(farm))
+
+
+async def _list(farm: Hosts) -> HostList:
+    return HostList(tuple(await asyncio.to_thread(farm.hosts)), tuple(farm.census().waits))
+
+
+def problems(api: Api) -> list[str]:
+    """What is wrong with this member, while it can serve."""
+    if api.engine.hosts is None:
+        return []
+    census = api.engine.hosts.census()
+    trouble = census.trouble
+    found = [f"{trouble.brief}: {trouble.details}"] if trouble else []
+    own = (each for each in census.hosts if each.host == api.records.host)
+    return found + [f"{each.host}: {what}" for each in own for what in each.warnings]
 
 
 def _farm(api: Api) -> Hosts:

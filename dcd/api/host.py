@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from dcd import doctor as host_doctor
-from dcd.api import schemas
+from dcd.api import farm, schemas
 from dcd.api.access import Action, Role, roles
 from dcd.api.handling import Api
 from dcd.api.metrics import CONTENT_TYPE
@@ -38,6 +38,7 @@ async def health(api: Api, request: Request) -> Response:
     loss, shared = api.engine.losses.error, api.engine.sharing.state()
     warnings = [f"{loss.brief}: {loss.details}"] if loss else []
     warnings += [shared.trouble] if shared and shared.trouble else []
+    warnings += farm.problems(api)
     return json_response(schemas.Health("warning" if warnings else "ok", tuple(warnings)))
 
 
@@ -89,7 +90,9 @@ async def doctor(api: Api, request: Request) -> Response:
     content = await asyncio.to_thread(_content, api)
     found = (host_doctor.HostCheck(**check) for check in examined_host)
     hooks = examined(api.engine.notifier.states())
-    checks = (*found, event_log, content, *_shared(api), *hooks)
+    hosts = api.engine.hosts
+    members = [] if hosts is None else await asyncio.to_thread(hosts.examine)
+    checks = (*found, event_log, content, *members, *_shared(api), *hooks)
     return json_response(schemas.HostChecks(checks))
 
 

@@ -12,6 +12,7 @@ the log from its writer's thread.
 """
 
 import asyncio
+import contextlib
 import time
 from collections import Counter as Tally
 from collections.abc import Mapping
@@ -31,11 +32,14 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
+from dcd.api.farm_metrics import FarmMetrics
 from dcd.engine.builds import now
 from dcd.engine.engine import Engine
 from dcd.engine.records import Records
+from dcd.engine.standing import standing_of
 from statemachine import events
 from statemachine.build import BuildState, Lifecycle
+from statemachine.errors import Unavailable
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 
@@ -71,6 +75,8 @@ class Metrics:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = registry = CollectorRegistry()
         self._ended: Mapping[Lifecycle, int] = {}
+        self._standing = standing_of(())
+        """Of a farm's builds."""
         self._measured_at = float("-inf")
         self._queued_at: dict[str, datetime] = {}
         self._attempt_at: dict[str, datetime] = {}
@@ -110,6 +116,7 @@ class Metrics:
             ["webhook"],
         )
         self._gauges = {name: gauge(f"dcd_{name}", text) for name, text in _GAUGES.items()}
+        self._farm: FarmMetrics | None = None
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
 
@@ -160,22 +167,21 @@ class Metrics:
             self._checkpoint_seconds.labels(*labels).observe(seconds)
 
     async def scrape(self, engine: Engine) -> bytes:
-        """The text of a scrape. Raises Unavailable when the log cannot be read."""
+        """The text of a scrape. What comes from a log that cannot be read, or from the disk, is as it was."""
         records = engine.records
-        unfinished = records.unfinished()
         if time.monotonic() - self._measured_at >= MEASURED_SECONDS:
-            self._ended = await asyncio.to_thread(self._measure, records)
-            self._measured_at = time.monotonic()
-        states = Tally(state.lifecycle for state in unfinished) + Tally(self._ended)
+            with contextlib.suppress(Unavailable):
+                await asyncio.to_thread(self._measure, records, in_farm=engine.hosts is not None)
+                self._measured_at = time.monotonic()
+        standing = self._standing if engine.hosts else standing_of(records.unfinished())
+        states = Tally(standing.states) + Tally(self._ended)
         for lifecycle in Lifecycle:
             self._builds.labels(lifecycle).set(states[lifecycle])
-        causes = Tally(state.cause for state in unfinished if state.lifecycle is Lifecycle.PAUSED)
         for cause in _PAUSES:
-            self._paused.labels(cause).set(causes[cause])
-        queued = [s.updated_at for s in unfinished if s.lifecycle is Lifecycle.QUEUED]
-        oldest = (now() - min(queued)).total_seconds() if queued else 0.0
+            self._paused.labels(cause).set(standing.paused.get(cause, 0))
+        since = standing.queued_since
         self._set(
-            oldest_queued_seconds=oldest,
+            oldest_queued_seconds=(now() - since).total_seconds() if since else 0.0,
             followers=records.broadcast.followers,
             event_log_available=engine.log_trouble is None,
             event_log_position=records.position,
@@ -185,11 +191,13 @@ class Metrics:
         for hook in engine.notifier.states():
             self._hooks_behind.labels(hook.name).set(hook.behind)
             self._hooks_failing.labels(hook.name).set(hook.attempts)
+        if engine.hosts is not None:
+            self._farm = self._farm or FarmMetrics(self._registry)
+            self._farm.show(engine.hosts.census())
         return await asyncio.to_thread(generate_latest, self._registry)
 
-    def _measure(self, records: Records) -> Mapping[Lifecycle, int]:
-        """Set the values measured on the disk. Returns the number of ended builds by state.
-        Blocking."""
+    def _measure(self, records: Records, *, in_farm: bool) -> None:
+        """Set the values measured on the disk, and those counted in the log. Blocking. Raises Unavailable."""
         found = records.sizes()
         self._set(
             layers=found.layers,
@@ -201,7 +209,9 @@ class Metrics:
             layers_damaged=found.soundness.damaged,
             layer_check_age_seconds=time.time() - (found.soundness.read_since or time.time()),
         )
-        return records.ended_counts()
+        self._ended = records.ended_counts()
+        if in_farm:
+            self._standing = records.standing()
 
     def _set(self, **values: float) -> None:
         for name, value in values.items():

@@ -1,8 +1,11 @@
 """The members of a farm, as the API shows them. A single machine has none."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
+
+from dcd.doctor import HostCheck
+from statemachine.errors import DcdError
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,13 +21,45 @@ class Host:
     builds: tuple[str, ...]
     version: str
     silent_seconds: float | None
+    clock_ahead_seconds: float | None = None
+    """How far its clock is ahead of the database's; None when it has not said so."""
+    warnings: tuple[str, ...] = ()
+    """What is wrong with it, for people."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """A queued build: its plain labels, the kind of its obstacle (`labels`, `away` or `busy`), and what
+    people read; "" for one that waits for a slot."""
+
+    build: str
+    labels: str
+    obstacle: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Census:
+    """What this member saw when it looked at the farm, `age_seconds` ago; ages in `hosts` are those of now.
+    `trouble` is why it has not looked since, or takes no builds."""
+
+    hosts: Sequence[Host] = ()
+    waits: Sequence[Wait] = ()
+    age_seconds: float = 0.0
+    trouble: DcdError | None = None
 
 
 class Hosts(Protocol):
-    """What a member knows of the others. All methods block, and raise Unavailable."""
+    """What a member knows of the others. All methods but `census` block, and raise Unavailable."""
 
     def hosts(self) -> list[Host]:
         """All members, by name."""
+
+    def census(self) -> Census:
+        """What is known of the members without a question to the database."""
+
+    def examine(self) -> list[HostCheck]:
+        """The state of the farm for `doctor`. Raises nothing."""
 
     def drain(self, host: str, *, draining: bool) -> None:
         """Let a member take no more builds and hand over those that it has after their running checkpoints,

@@ -16,6 +16,7 @@ from dcd.engine.builds import Builds, now
 from dcd.engine.outputs import Outputs
 from dcd.engine.papers import provenance_of
 from dcd.engine.retention import kind_of
+from dcd.engine.standing import Standing, standing_in
 from dcd.engine.stores import Stores
 from dcd.engine.usage import Sizes, sizes
 from statemachine.build import BuildState, Lifecycle
@@ -200,6 +201,10 @@ class Records:
     def sizes(self) -> Sizes:
         """The sizes in the state directory that are cheap to measure. Blocking."""
         return sizes(self._stores, self._log)
+
+    def standing(self) -> Standing:
+        """The unfinished builds of the whole log. Blocking. Raises Unavailable."""
+        return standing_in(self._log)
 
     def ended_counts(self) -> dict[Lifecycle, int]:
         """The number of ended builds by state. Blocking."""

@@ -5,6 +5,7 @@ Only a daemon with the table `[farm]` in its configuration imports this; it need
 
 import asyncio
 from collections.abc import Callable, Collection
+from importlib.metadata import version
 from pathlib import Path
 
 import structlog
@@ -12,11 +13,14 @@ from psycopg import OperationalError
 from psycopg.pq import Conninfo
 
 from dcd.configuration import Configuration
+from dcd.doctor import HostCheck
 from dcd.engine.broadcast import Broadcast
-from dcd.engine.hosts import Host
+from dcd.engine.hosts import Census, Host
 from dcd.engine.runner import Runner
 from dcd.farm.builds import FarmBuilds
-from dcd.farm.placing import is_alive, shown, why_waits
+from dcd.farm.census import host_of
+from dcd.farm.examination import examine
+from dcd.farm.placing import why_waits
 from dcd.farm.queue import WAIT_SECONDS, Queue
 from dcd.farm.scheduler import FarmScheduler
 from dcd.launcher.client import Privileged
@@ -25,7 +29,7 @@ from statemachine.events import BuildResumed, BuildSubmitted, Event
 from store.eventlog import EventLog
 from store.eventlog.postgresql.connection import connect, explained
 from store.eventlog.postgresql.log import PostgresqlLog
-from store.eventlog.postgresql.members import Member, drain
+from store.eventlog.postgresql.members import drain, own_host
 
 logger = structlog.get_logger()
 
@@ -68,6 +72,7 @@ class FarmMember:
         self._scheduler = FarmScheduler(self._builds, runner, self._settings, self._looked)
         self._queue = Queue(
             self._dsn,
+            self._log.farm,
             self.host,
             self._scheduler,
             sorted({*labels, *settings.farm_labels}),
@@ -77,18 +82,20 @@ class FarmMember:
 
     def hosts(self) -> list[Host]:
         """See `dcd.engine.hosts.Hosts`."""
-        return [self._host(each) for each in self._log.members()]
+        lost_seconds, own = self._settings().farm_lost_seconds, version("dcd")
+        return [host_of(each, lost_seconds, own) for each in self._log.members()]
 
-    def _host(self, member: Member) -> Host:
-        alive = is_alive(member, self._settings().farm_lost_seconds)
-        return Host(
-            member.host,
-            "lost" if not alive else "draining" if member.draining else "up",
-            shown(member),
-            tuple(member.builds),
-            member.version,
-            member.silent_seconds,
-        )
+    def census(self) -> Census:
+        """See `dcd.engine.hosts.Hosts`."""
+        return Census() if self._queue is None else self._queue.census()
+
+    def examine(self) -> list[HostCheck]:
+        """See `dcd.engine.hosts.Hosts`."""
+        found = examine(self._dsn, self._settings().farm_lost_seconds, self._log.directory)
+        if trouble := self.census().trouble:
+            text = f"{trouble.brief}: {trouble.details}"
+            found.append(HostCheck("farm queue", "warning", text, trouble.resolution))
+        return found
 
     def drain(self, host: str, *, draining: bool) -> None:
         """See `dcd.engine.hosts.Hosts`."""
@@ -161,11 +168,4 @@ _EXAMPLE = 'for example: database = "host=db.example dbname=dcd sslmode=verify-f
 def _host_of(dsn: str) -> str:
     """The name of this member, by its role in the database."""
     with explained(), connect(dsn) as connection:
-        found = connection.execute("SELECT host FROM members WHERE role = session_user").fetchone()
-        if found is None:
-            raise Unavailable(
-                "this host is no member of the farm",
-                f"the database does not know the role {connection.info.user}",
-                "as its administrator: dcd farm member add HOST LABEL...",
-            )
-        return str(found[0])
+        return own_host(connection)

@@ -6,6 +6,7 @@ A member has a label when its administrator granted it and it has found it on it
 
 import hashlib
 from collections.abc import Collection, Sequence
+from enum import StrEnum
 from typing import Protocol
 
 from dcd.platform.host_labels import of_host, of_secret
@@ -68,15 +69,35 @@ def is_alive(member: Labelled, lost_seconds: float) -> bool:
     return member.silent_seconds is not None and member.silent_seconds < lost_seconds
 
 
-def why_waits(requires: Collection[str], members: Sequence[Labelled], lost_seconds: float) -> str:
-    """Why no member makes a queued build at present, for people; "" when one may."""
+class Obstacle(StrEnum):
+    """Why no member has taken a queued build: none has its labels, those that have them are lost or draining,
+    or they drive as many builds as they may."""
+
+    LABELS = "labels"
+    AWAY = "away"
+    BUSY = "busy"
+
+
+def obstacle(
+    requires: Collection[str], members: Sequence[Labelled], lost_seconds: float
+) -> Obstacle:
+    """The kind of obstacle of a queued build."""
     able = [each for each in members if not lacking(each, requires)]
     if any(is_alive(each, lost_seconds) and not each.draining for each in able):
+        return Obstacle.BUSY
+    return Obstacle.AWAY if able else Obstacle.LABELS
+
+
+def why_waits(requires: Collection[str], members: Sequence[Labelled], lost_seconds: float) -> str:
+    """Why no member makes a queued build at present, for people; "" when one may."""
+    kind = obstacle(requires, members, lost_seconds)
+    if kind is Obstacle.BUSY:
         return ""
-    if able:
+    if kind is Obstacle.AWAY:
         states = (
             f"{each.host} {'is draining' if is_alive(each, lost_seconds) else 'is not heard'}"
-            for each in able
+            for each in members
+            if not lacking(each, requires)
         )
         return f"every member with its labels is away: {', '.join(states)}"
     wanted = sorted(each for each in requires if ":" not in each)

@@ -13,23 +13,33 @@ Source: https://procrastinate.readthedocs.io (workers, `lock`, `queueing_lock`, 
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
 import procrastinate
+import psycopg
 import structlog
 from procrastinate import exceptions
 from procrastinate.jobs import Status
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import class_row
 
+from dcd.engine.hosts import Census
+from dcd.farm.census import aged, census_of
 from dcd.farm.jobs import Next, Situation, may_take, next_for
 from dcd.farm.placing import lacking, queue_name
 from dcd.farm.scheduler import FarmScheduler
 from statemachine.errors import DcdError, Unavailable
-from store.eventlog.postgresql.connection import DEFAULTS, Connection, connect, explained
+from store.eventlog.postgresql.connection import (
+    DEFAULTS,
+    Connection,
+    connect_to,
+    explain,
+    explained,
+)
 from store.eventlog.postgresql.members import Member, heartbeat, lost, members_by
 
 logger = structlog.get_logger()
@@ -65,12 +75,13 @@ of the database all of them. `store.eventlog.postgresql.members.lost` is more ca
 @dataclass(frozen=True, slots=True)
 class Found:
     """What one look at the database found: this member, the label sets of unfinished builds, the builds
-    that need a job, and those that this member continues without one."""
+    that need a job, those that this member continues without one, and what people see of it."""
 
     me: Member
     occurring: tuple[tuple[str, ...], ...] = ()
     missing: tuple[Situation, ...] = ()
     left: tuple[Situation, ...] = ()
+    census: Census | None = None
 
 
 def application(dsn: str) -> procrastinate.App:
@@ -85,18 +96,20 @@ def application(dsn: str) -> procrastinate.App:
 
 
 class Queue:
-    """See the module. `labels` are those that this host has, `lost_seconds` how long a member may be silent
-    before others take its builds."""
+    """See the module. `farm` is the id of the farm, `labels` are those that this host has, `lost_seconds` how
+    long a member may be silent before others take its builds."""
 
     def __init__(
         self,
         dsn: str,
+        farm: str,
         host: str,
         scheduler: FarmScheduler,
         labels: Sequence[str],
         lost_seconds: float,
     ) -> None:
         self._dsn = dsn
+        self._farm = farm
         self._host = host
         self._scheduler = scheduler
         self._labels = labels
@@ -110,6 +123,15 @@ class Queue:
         self._answers = asyncio.Event()
         """Set while the database answers."""
         self._connection: Connection | None = None
+        self._census, self._looked_at = Census(), time.monotonic()
+        self._troubles: dict[str, DcdError] = {}
+        """Why a part of the work waits at present, by the part."""
+
+    def census(self) -> Census:
+        """What the last look at the database has found."""
+        age = time.monotonic() - self._looked_at
+        trouble = next(iter(self._troubles.values()), None)
+        return replace(aged(self._census, age, self._lost_seconds), trouble=trouble)
 
     def wake(self) -> None:
         """Look now: a build is new, or has stopped here."""
@@ -121,8 +143,28 @@ class Queue:
         app = application(self._dsn)
         app.task(name=TASK)(self._drive)
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(_supervised(self._look_always))
-            tasks.create_task(_supervised(lambda: self._work(app)))
+            tasks.create_task(self._supervised("look", self._look_always))
+            tasks.create_task(self._supervised("work", lambda: self._work(app)))
+
+    async def _supervised(self, part: str, work: Callable[[], Awaitable[None]]) -> None:
+        """Do the work again and again: it ends with its connection."""
+        complained = ""
+        while True:
+            try:
+                await work()
+                complained = ""
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
+                # A library has cancelled a part of the work. Nobody would notice the end of this task.
+            except Exception as error:  # noqa: BLE001 - the last resort: a member that takes no builds says why
+                reason = str(error.__cause__ or error).strip()
+                self._troubles[part] = _trouble(error)
+                if reason != complained:
+                    complained = reason
+                    logger.warning("the queue of the farm waits", reason=complained)
+                await asyncio.sleep(WAIT_SECONDS)
 
     async def _drive(self, build: str, epoch: int, maker: str) -> None:
         """The task of a job: see `may_take` for its arguments."""
@@ -134,7 +176,7 @@ class Queue:
             logger.info("the job is over", build=build, epoch=epoch, maker=maker)
 
     def _may_take(self, build: str, epoch: int, maker: str) -> bool:
-        with explained(), connect(self._dsn) as connection:
+        with explained(), connect_to(self._dsn, self._farm) as connection:
             found = next((row for row in self._runnable(connection) if row.build == build), None)
             lost_hosts = lost(connection, self._lost_seconds)
         return may_take(found, self._host, epoch, maker, lost_hosts)
@@ -148,6 +190,7 @@ class Queue:
             await self._changed.wait()
             return
         async with app.open_async():
+            self._troubles.pop("work", None)
             working = asyncio.ensure_future(
                 app.run_worker_async(
                     name=self._host,
@@ -191,6 +234,7 @@ class Queue:
                         if await self._scheduler.can_continue(left.build):
                             await self._scheduler.resume(left.build)
                         await _drop_job(putting, left)
+                    self._troubles.pop("look", None)
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(self._news.wait(), self._interval)
                     await asyncio.sleep(SETTLE_SECONDS)
@@ -202,6 +246,8 @@ class Queue:
         self._scheduler.draining = found.me.draining
         self._listen_to(found)
         self._answers.set()
+        if found.census is not None:
+            self._census, self._looked_at = found.census, time.monotonic()
         return found
 
     def _listen_to(self, found: Found) -> None:
@@ -223,7 +269,7 @@ class Queue:
         try:
             with explained():
                 if self._connection is None:
-                    self._connection = connect(self._dsn)
+                    self._connection = connect_to(self._dsn, self._farm)
                 return self._seen(self._connection, driving)
         except DcdError:
             if self._connection is not None:
@@ -234,7 +280,8 @@ class Queue:
     def _seen(self, connection: Connection, driving: frozenset[str]) -> Found:
         # A shorter gap than this makes nobody look lost.
         heartbeat(connection, self._lost_seconds / 2, self._labels, version("dcd"))
-        me = next((each for each in members_by(connection) if each.host == self._host), None)
+        everybody = members_by(connection)
+        me = next((each for each in everybody if each.host == self._host), None)
         if me is None:
             raise Unavailable(f"{self._host} is no member of the farm any more")
         if self._scheduler.stopping:
@@ -259,6 +306,7 @@ class Queue:
             tuple(sorted({tuple(row.requires) for row in rows})),
             tuple(row for row, then in decided if then is Next.MAKE_JOB),
             tuple(row for row, then in decided if then is Next.CONTINUE),
+            census_of(everybody, rows, self._lost_seconds, version("dcd")),
         )
 
     def _runnable(self, connection: Connection) -> list[Situation]:
@@ -296,24 +344,11 @@ async def _drop_job(app: procrastinate.App, found: Situation) -> None:
             await app.job_manager.finish_job_by_id_async(found.job, Status.ABORTED, delete_job=True)
 
 
-async def _supervised(work: Callable[[], Awaitable[None]]) -> None:
-    """Do the work again and again: it ends with its connection."""
-    complained = ""
-    while True:
-        try:
-            await work()
-            complained = ""
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
-                raise
-            # A library has cancelled a part of the work. Nobody would notice the end of this task.
-        except Exception as error:  # noqa: BLE001 - the last resort: a member that takes no builds says why
-            reason = str(error.__cause__ or error).strip()
-            if reason != complained:
-                complained = reason
-                logger.warning("the queue of the farm waits", reason=complained)
-            await asyncio.sleep(WAIT_SECONDS)
+def _trouble(error: Exception) -> DcdError:
+    cause = error if isinstance(error, DcdError) else error.__cause__ or error
+    if isinstance(cause, DcdError | psycopg.Error):
+        return explain(cause)
+    return Unavailable("this member takes no builds", str(cause), "report it: this is a defect")
 
 
 _RUNNABLE = f"""

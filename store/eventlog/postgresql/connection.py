@@ -53,11 +53,39 @@ def connect(dsn: str) -> Connection:
     return psycopg.connect(make_conninfo(dsn, **extra), autocommit=True)
 
 
-def reading_engine(dsn: str) -> sa.Engine:
+def connect_to(dsn: str, farm: str) -> Connection:
+    """A connection to the database of the farm with this id: under the same address there may be another one
+    meanwhile. Raises as `connect`, and LogDamaged."""
+    connection = connect(dsn)
+    try:
+        if (found := farm_of(connection)) != farm:
+            raise another_farm(found, farm)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def farm_of(connection: Connection) -> str:
+    """The id of the farm of the database; "" when there is none. Raises psycopg.Error."""
+    row = connection.execute("SELECT id FROM farm").fetchone()
+    return "" if row is None else str(row[0])
+
+
+def another_farm(found: str, expected: str) -> LogDamaged:
+    """The error for a database that is not the one of before."""
+    return LogDamaged(
+        "the database is that of another farm",
+        f"it is {found or 'no farm'}, this host belongs to {expected}",
+        "correct [farm] database; to join the other farm, use a new state directory",
+    )
+
+
+def reading_engine(dsn: str, farm: str) -> sa.Engine:
     """A pool of connections that cannot write, each transaction of which sees one state of the log."""
     return sa.create_engine(
         "postgresql+psycopg://",
-        creator=lambda: connect(dsn),
+        creator=lambda: connect_to(dsn, farm),
         isolation_level="REPEATABLE READ",
         pool_size=2,
         max_overflow=6,
@@ -125,10 +153,22 @@ def is_lost(error: BaseException) -> bool:
 
 def explain(error: BaseException) -> DcdError:
     """The error for people of an error of the database."""
+    if isinstance(error, DcdError):
+        return error
     cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
     state = getattr(cause, "sqlstate", None) or ""
     details = str(cause).strip() or type(cause).__name__
     if not state and "FATAL" in details:  # libpq gives no SQLSTATE for a refused connection
+        if any(text in details for text in _STARTS):
+            return Unavailable(
+                _GONE[1], details, "nothing: it starts or stops; dcd connects again by itself"
+            )
+        if any(text in details for text in _CROWDED):
+            return Unavailable(
+                "the database of the farm takes no more connections",
+                details,
+                "raise max_connections there: dcd needs ten for each member",
+            )
         return Unavailable(
             "the database of the farm refuses the connection",
             details,
@@ -155,6 +195,10 @@ _GONE = (
     "the database of the farm cannot be reached",
     "start it, or repair the network; dcd connects again by itself",
 )
+_STARTS = ("starting up", "shutting down", "recovery mode", "not accepting", "not yet accepting")
+_CROWDED = ("too many clients", "too many connections", "connection slots are reserved")
+"""Parts of the server's messages."""
+
 _ERRORS: tuple[tuple[str, tuple[type[Unavailable], str, str]], ...] = (
     ("53100", (LogFull, "the disk of the farm's database is full", "free some space there")),
     (
@@ -162,7 +206,7 @@ _ERRORS: tuple[tuple[str, tuple[type[Unavailable], str, str]], ...] = (
         (
             Unavailable,
             "the database of the farm is read-only",
-            "name the primary server, or end the read-only mode",
+            "end that, or name the primary server (of several: target_session_attrs=read-write)",
         ),
     ),
     ("3F000", (LogDamaged, "the database is not that of a farm", INIT)),

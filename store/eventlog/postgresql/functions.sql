@@ -264,11 +264,16 @@ BEGIN
 END $$;
 
 -- Says that the calling member lives: by the clock of the database. `unbroken_since` is when its heartbeats began
--- to follow each other within gap_seconds: one whose own were broken has no right to call others lost.
-CREATE OR REPLACE FUNCTION dcd_heartbeat(gap_seconds double precision, labels text[], version text) RETURNS void
+-- to follow each other within gap_seconds: one whose own were broken has no right to call others lost. `clock` is
+-- the member's, in seconds since 1970: people see how wrong it is, and nothing is decided by it.
+DROP FUNCTION IF EXISTS dcd_heartbeat(double precision, text[], text);
+CREATE OR REPLACE FUNCTION dcd_heartbeat(
+  gap_seconds double precision, labels text[], version text, clock double precision
+) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = dcd, pg_temp AS $$
 BEGIN
   UPDATE members m SET announced = dcd_heartbeat.labels, version = dcd_heartbeat.version, seen_at = now(),
+      clock_ahead_seconds = dcd_heartbeat.clock - extract(epoch FROM now()),
       unbroken_since = CASE WHEN m.seen_at > now() - make_interval(secs => gap_seconds)
                             THEN m.unbroken_since ELSE now() END
     WHERE m.role = session_user;

@@ -6,7 +6,8 @@ import threading
 
 import psycopg
 
-from store.eventlog.postgresql.connection import connect, explain
+from statemachine.errors import DcdError
+from store.eventlog.postgresql.connection import connect_to, explain
 from store.eventlog.postgresql.writer import (
     FIRST_WAIT_SECONDS,
     LONGEST_WAIT_SECONDS,
@@ -19,8 +20,9 @@ class Listener:
     """A thread that brings the writer's position up to that of the log, until `close`. It connects again by
     itself, and then sees what it missed."""
 
-    def __init__(self, dsn: str, writer: PostgresqlWriter) -> None:
+    def __init__(self, dsn: str, farm: str, writer: PostgresqlWriter) -> None:
         self._dsn = dsn
+        self._farm = farm
         self._writer = writer
         self._wakes, self._wake = os.pipe()
         self._thread = threading.Thread(target=self._run, name="event-log-listener", daemon=True)
@@ -36,7 +38,7 @@ class Listener:
         wait = FIRST_WAIT_SECONDS
         while not self._closing(0):
             try:
-                with connect(self._dsn) as connection:
+                with connect_to(self._dsn, self._farm) as connection:
                     connection.execute("LISTEN dcd_events")
                     self._writer.in_sight()
                     wait = FIRST_WAIT_SECONDS
@@ -47,7 +49,7 @@ class Listener:
                             pass
                         self._writer.reached(position_of(connection))
                     return
-            except psycopg.Error as error:
+            except (psycopg.Error, DcdError) as error:
                 self._writer.lost_sight(explain(error))
             if self._closing(wait):
                 return

@@ -21,8 +21,10 @@ from store.eventlog.errors import Conflict
 from store.eventlog.high_water import HighWater
 from store.eventlog.interface import OnCommit
 from store.eventlog.postgresql.connection import (
+    another_farm,
     check,
     connect,
+    connect_to,
     explain,
     explained,
     is_lost,
@@ -32,7 +34,6 @@ from store.eventlog.postgresql.listener import Listener
 from store.eventlog.postgresql.members import Member, members_by
 from store.eventlog.postgresql.writer import (
     PostgresqlWriter,
-    another_farm,
     as_stored,
     fold,
     prepare,
@@ -62,15 +63,15 @@ class PostgresqlLog(Queries):
         with explained():
             connection = connect(dsn)
             try:
-                farm = check(connection)
-                _belong(directory / "farm", farm)
-                self._writer = PostgresqlWriter(dsn, farm, connection, high_water, on_commit)
+                self.farm = check(connection)
+                _belong(directory, self.farm)
+                self._writer = PostgresqlWriter(dsn, self.farm, connection, high_water, on_commit)
             except BaseException:
                 connection.close()
                 raise
         self.lost = max(0, high_water.read() - self._writer.position)
-        self._readers = reading_engine(dsn)
-        self._listener = Listener(dsn, self._writer)
+        self._readers = reading_engine(dsn, self.farm)
+        self._listener = Listener(dsn, self.farm, self._writer)
         self.append = self._writer.append
         self.append_together = self._writer.append_together
 
@@ -111,7 +112,7 @@ class PostgresqlLog(Queries):
             return members_by(driver)
 
     def take(self, build: str, host: str) -> int:
-        with explained(), connect(self._dsn) as connection:
+        with explained(), connect_to(self._dsn, self.farm) as connection:
             started_at = None
             for _ in range(TRIES):
                 state = fold(connection, build)
@@ -161,12 +162,21 @@ def _readable(row: Any) -> Event | None:
         return None
 
 
-def _belong(file: Path, farm: str) -> None:
-    """Remember the farm of this host, or compare it. Raises LogDamaged."""
+def require_same(directory: Path, farm: str) -> bool:
+    """Compare the farm with the one to which this host belongs by its `directory`. Returns whether it belongs
+    to one. Raises LogDamaged."""
+    file = directory / "farm"
     if not file.exists():
-        write_file(file, f"{farm}\n".encode())
-    elif (known := file.read_text().strip()) != farm:
+        return False
+    if (known := file.read_text().strip()) != farm:
         raise another_farm(farm, known)
+    return True
+
+
+def _belong(directory: Path, farm: str) -> None:
+    """Remember the farm of this host, or compare it. Raises LogDamaged."""
+    if not require_same(directory, farm):
+        write_file(directory / "farm", f"{farm}\n".encode())
 
 
 def _refused(build: str, host: str, error: psycopg.Error) -> DcdError:

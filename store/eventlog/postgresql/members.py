@@ -4,6 +4,7 @@ An administrator adds and removes members; a member says that it lives, and sees
 """
 
 import re
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +26,8 @@ class Member:
     """A member. `labels` are what builds may require of it, by the administrator's word; `announced` those
     that it found itself. `silent_seconds` since its last heartbeat (None: it has sent none),
     `unbroken_seconds` since its heartbeats follow each other without a gap. `builds` are the unfinished ones
-    that it owns."""
+    that it owns. `clock_ahead_seconds` is how far its clock is ahead of the database's, as its last heartbeat
+    said (None: it has sent none, or is of an earlier version)."""
 
     role: str
     host: str
@@ -36,6 +38,7 @@ class Member:
     silent_seconds: float | None
     unbroken_seconds: float
     builds: list[str]
+    clock_ahead_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +121,19 @@ def members_by(connection: Connection) -> list[Member]:
         return cursor.execute(_MEMBERS).fetchall()
 
 
+def own_host(connection: Connection) -> str:
+    """The name of the member whose role this connection has. Raises Unavailable for one that is none,
+    psycopg.Error."""
+    found = connection.execute("SELECT host FROM members WHERE role = session_user").fetchone()
+    if found is None:
+        raise Unavailable(
+            "this host is no member of the farm",
+            f"the database does not know the role {connection.info.user}",
+            "as its administrator: dcd farm member add HOST LABEL...",
+        )
+    return str(found[0])
+
+
 def placements(dsn: str) -> list[Placement]:
     """Where the unfinished builds are, oldest first. Raises LogDamaged, Unavailable."""
     with explained(), connect(dsn) as connection:
@@ -131,7 +147,8 @@ def heartbeat(
 ) -> None:
     """Say that this member lives. A longer gap since its last one begins its unbroken time anew. Raises
     psycopg.Error."""
-    connection.execute("SELECT dcd_heartbeat(%s, %s, %s)", [gap_seconds, list(labels), version])
+    given = [gap_seconds, list(labels), version, time.time()]
+    connection.execute("SELECT dcd_heartbeat(%s, %s, %s, %s)", given)
 
 
 def lost(connection: Connection, lost_seconds: float) -> list[str]:
@@ -170,7 +187,7 @@ _MEMBERS = f"""
     SELECT role, host, labels, announced, version, draining,
         extract(epoch FROM now() - seen_at)::float8 AS silent_seconds,
         coalesce(extract(epoch FROM now() - unbroken_since), 0)::float8 AS unbroken_seconds,
-        ARRAY({_OWNED}) AS builds
+        ARRAY({_OWNED}) AS builds, clock_ahead_seconds
     FROM members m ORDER BY host
 """
 _PLACEMENTS = """

@@ -20,7 +20,7 @@ from statemachine.build import Lifecycle
 from statemachine.codec import PAYLOADS
 from store.eventlog.tables import EVENTS_VERSION, TEXT, metadata
 
-REVISION = 1
+REVISION = 2
 """Of the tables and functions; `dcd farm init` brings a database to it."""
 
 SCHEMA = "dcd"
@@ -95,6 +95,7 @@ members = sa.Table(
     sa.Column("draining", sa.Boolean, nullable=False),
     sa.Column("seen_at", sa.DateTime(timezone=True)),
     sa.Column("unbroken_since", sa.DateTime(timezone=True)),
+    sa.Column("clock_ahead_seconds", sa.Double),
 )
 """`labels` are what builds may require of the host; only an administrator sets them. `announced` are those
 that the host found."""
@@ -104,7 +105,7 @@ CALLED_BY_MEMBERS = (
     "dcd_append(text, bigint, bigint, json, json, json)",
     "dcd_append_all(json)",
     "dcd_take(text, bigint, json, json)",
-    "dcd_heartbeat(double precision, text[], text)",
+    "dcd_heartbeat(double precision, text[], text, double precision)",
     "dcd_drain(text, boolean)",
 )
 
@@ -145,6 +146,7 @@ def create(connection: Connection) -> bool:
         sql.SQL("SET LOCAL ROLE {}").format(owner),
         sql.SQL("SET LOCAL search_path = {}").format(schema),
         *(sql.SQL(statement) for statement in _tables()),
+        *(sql.SQL(statement) for statement in _LATER_COLUMNS),
         sql.SQL(files(__package__).joinpath("functions.sql").read_text()),
         sql.SQL("REVOKE ALL ON ALL TABLES IN SCHEMA {} FROM PUBLIC").format(schema),
         sql.SQL("REVOKE ALL ON ALL FUNCTIONS IN SCHEMA {} FROM PUBLIC").format(schema),
@@ -184,6 +186,12 @@ def _forms() -> list[tuple[str, int | None, str]]:
         (name, versions.get(name), msgspec.json.encode(form).decode())
         for name, form in found.items()
     ]
+
+
+_LATER_COLUMNS = (
+    "ALTER TABLE members ADD COLUMN IF NOT EXISTS clock_ahead_seconds double precision",
+)
+"""What tables of earlier revisions lack."""
 
 
 def _tables() -> list[str]:

@@ -21,11 +21,12 @@ from statemachine.codec import FIRST_HASH
 from statemachine.errors import DcdError, Refused
 from statemachine.events import Event
 from statemachine.fold import evolve
-from store.eventlog.errors import DuplicateSubmission, Fenced, LogDamaged
+from store.eventlog.errors import DuplicateSubmission, Fenced
 from store.eventlog.high_water import HighWater
 from store.eventlog.interface import OnCommit
 from store.eventlog.postgresql.connection import (
     Connection,
+    another_farm,
     check,
     connect,
     explain,
@@ -112,7 +113,7 @@ class PostgresqlWriter(Writer):
 
     def lost_sight(self, error: DcdError) -> None:
         """Another thread cannot reach the database: appends will fail too."""
-        if self.trouble is None:
+        if self.trouble is None or self.trouble is self._unseen:
             self.trouble = self._unseen = error
 
     def in_sight(self) -> None:
@@ -371,15 +372,6 @@ def fold(connection: Connection, build: str) -> BuildState | None:
     """The state of a build; None when it does not exist."""
     history = read_build(connection, build)
     return _after(None, history) if history else None
-
-
-def another_farm(found: str, expected: str) -> LogDamaged:
-    """The error for a database that is not the one of before."""
-    return LogDamaged(
-        "the database is that of another farm",
-        f"it is {found}, this host belongs to {expected}",
-        "correct [farm] database; to join the other farm, use a new state directory",
-    )
 
 
 def _after(state: BuildState | None, events: Sequence[Event]) -> BuildState:

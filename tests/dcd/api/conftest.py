@@ -88,6 +88,7 @@ def app(tmp_path: Path, planner: Planner) -> Iterator[Starlette]:
         builds.watch(metrics.happened)
         application = make_app(engine, settings, now(), metrics)
         application.state.builds, application.state.logs = builds, logs
+        application.state.engine = engine
         yield application
 
 

@@ -4,11 +4,16 @@ import re
 from collections import defaultdict
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from dcd.api.farm_metrics import FarmMetrics
 from dcd.api.metrics import CONTENT_TYPE
+from dcd.engine.hosts import Census, Host, Wait
+from statemachine.errors import Unavailable
 from store.eventlog import LogFull, SqliteLog
 
 REFERENCE = Path(__file__).parents[3] / "docs" / "reference" / "metrics.md"
@@ -24,6 +29,18 @@ STATES = {
     "completed",
 }
 SCRIPT = "CustomScript"
+FARM = Census(
+    hosts=(
+        Host("a", "up", ("amd64",), ("x", "y"), "0.1", 1.0, 0.1),
+        Host("b", "draining", (), (), "0.2", 2.5, -30.0),
+        Host("c", "lost", (), (), "", None),
+    ),
+    waits=(
+        *(Wait(f"b{number}", "amd64", "busy", "") for number in range(40)),
+        *(Wait(f"c{number}", f"l{number}", "labels", "no member") for number in range(60)),
+    ),
+    age_seconds=7.0,
+)
 
 
 class Scraped:
@@ -114,7 +131,7 @@ def _seconds(text: str) -> float:
 
 def test_what_is_on_the_disk_is_measured_once_a_minute(request_, app, monkeypatch):
     measured = []
-    monkeypatch.setattr("dcd.api.metrics.Metrics._measure", lambda *_: measured.append(1) or {})
+    monkeypatch.setattr("dcd.api.metrics.Metrics._measure", lambda *_, **__: measured.append(1))
 
     for _ in range(3):
         assert request_("GET", "/metrics").status_code == 200
@@ -123,6 +140,46 @@ def test_what_is_on_the_disk_is_measured_once_a_minute(request_, app, monkeypatc
     monkeypatch.setattr("dcd.api.metrics.MEASURED_SECONDS", 0.0)
     assert request_("GET", "/metrics").status_code == 200
     assert len(measured) == 2
+
+
+def test_a_scrape_of_any_member_tells_of_all_members_and_why_builds_wait(request_, app):
+    app.state.engine.hosts = SimpleNamespace(census=lambda: FARM)
+
+    found = Scraped(request_("GET", "/metrics").text)
+
+    assert [found.value("dcd_farm_member_up", host=host) for host in "abc"] == [1, 1, 0]
+    assert [found.value("dcd_farm_member_draining", host=host) for host in "abc"] == [0, 1, 0]
+    assert found.value("dcd_farm_member_builds", host="a") == 2
+    assert found.value("dcd_farm_member_heartbeat_age_seconds", host="b") == 2.5
+    assert found.value("dcd_farm_member_heartbeat_age_seconds", host="c") is None
+    assert found.value("dcd_farm_member_clock_ahead_seconds", host="b") == -30
+    assert found.value("dcd_farm_member_info", host="b", version="0.2") == 1
+    assert found.value("dcd_farm_queue_waiting", reason="busy", labels="amd64") == 40
+    assert found.value("dcd_farm_look_age_seconds") == 7.0
+    series = found.samples["dcd_farm_queue_waiting"]
+    assert len(series) == 21, "manifests name labels as they like"
+    assert sum(each.value for each in series) == 100
+    app.state.engine.hosts = SimpleNamespace(census=Census)
+    assert Scraped(request_("GET", "/metrics").text).value("dcd_farm_member_up") is None
+
+
+def test_a_scrape_of_a_farm_counts_the_builds_of_all_members_and_works_without_the_log(
+    request_, app, submission, monkeypatch
+):
+    for _ in range(2):
+        assert request_("POST", "/v1/builds", json=submission).status_code == 201
+    app.state.engine.hosts = SimpleNamespace(census=Census)
+    app.state.builds._machines.clear()  # another member has them
+    found = Scraped(request_("GET", "/metrics").text)
+    assert found.value("dcd_builds", state="queued") == 2
+    assert found.value("dcd_oldest_queued_seconds") > 0
+
+    def away(self):
+        raise Unavailable("the database of the farm cannot be reached")
+
+    monkeypatch.setattr("dcd.api.metrics.MEASURED_SECONDS", 0.0)
+    monkeypatch.setattr(SqliteLog, "unfinished", away)
+    assert Scraped(request_("GET", "/metrics").text).value("dcd_builds", state="queued") == 2
 
 
 def test_an_unknown_path_cannot_make_series_without_end(request_):
@@ -149,9 +206,12 @@ def test_the_reference_lists_every_metric_and_the_alerts_use_no_other(request_):
     answer = request_("GET", "/metrics")
     assert answer.headers["content-type"] == CONTENT_TYPE
     named = set(re.findall(r"dcd_[a-z_]+", REFERENCE.read_text()))
+    registry = CollectorRegistry()
+    FarmMetrics(registry).show(FARM)
+    text = answer.text + generate_latest(registry).decode()
     exposed = {
         family.name + ("_total" if family.type == "counter" else "")
-        for family in text_string_to_metric_families(answer.text)
+        for family in text_string_to_metric_families(text)
         if family.name.startswith("dcd_")
     }
     alerts = set(re.findall(r"dcd_[a-z_]+", RUNBOOK.read_text()))

@@ -19,7 +19,7 @@ def test_the_daemon_of_a_single_machine_imports_nothing_of_a_farm() -> None:
 
 
 def test_a_single_machine_has_no_hosts(daemon: Daemon) -> None:
-    assert daemon.json("hosts") == {"hosts": []}
+    assert daemon.json("hosts") == {"hosts": [], "waits": []}
     assert daemon.ctl("hosts") == "this daemon is no member of a farm\n"
     assert "docs/explanation/farm.md" in daemon.run("hosts", "drain", "a").stderr
     assert daemon.run("hosts", "drain").returncode == 2

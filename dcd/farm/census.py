@@ -1,0 +1,93 @@
+"""What a member knows of the farm, for people. Pure."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+from dcd.engine.hosts import Census, Host, Wait
+from dcd.farm.placing import is_alive, obstacle, shown, why_waits
+from dcd.platform.host_labels import plain
+from store.eventlog.postgresql.members import Member
+
+CLOCK_SECONDS = 5.0
+"""A clock that differs by more from the database's is reported: times of events mislead people then, and
+certificates may be refused. Nothing is decided by it."""
+
+
+class Queued(Protocol):
+    """What is known of an unfinished build (`dcd.farm.jobs.Situation`)."""
+
+    @property
+    def build(self) -> str: ...
+    @property
+    def state(self) -> str: ...
+    @property
+    def requires(self) -> Sequence[str]: ...
+
+
+def host_of(member: Member, lost_seconds: float, version: str) -> Host:
+    """A member as people see it; `version` is this one's."""
+    alive = is_alive(member, lost_seconds)
+    return Host(
+        member.host,
+        "lost" if not alive else "draining" if member.draining else "up",
+        shown(member),
+        tuple(member.builds),
+        member.version,
+        member.silent_seconds,
+        member.clock_ahead_seconds,
+        tuple(_warnings(member, version)) if alive else (),
+    )
+
+
+def _warnings(member: Member, version: str) -> Iterable[str]:
+    if wrong := clock_trouble(member.clock_ahead_seconds):
+        yield wrong
+    if member.version != version:
+        yield f"it runs dcd {member.version}, and this member {version}: use one version on all"
+
+
+def clock_trouble(ahead_seconds: float | None) -> str:
+    """What is wrong with a clock, for people; "" when it is right or unknown."""
+    if ahead_seconds is None or abs(ahead_seconds) <= CLOCK_SECONDS:
+        return ""
+    side = "ahead of" if ahead_seconds > 0 else "behind"
+    return (
+        f"its clock is {abs(ahead_seconds):.0f} s {side} the database's: synchronise both with NTP"
+    )
+
+
+def census_of(
+    members: Sequence[Member], builds: Iterable[Queued], lost_seconds: float, version: str
+) -> Census:
+    """What one look at the database has found."""
+    known: dict[frozenset[str], Wait] = {}
+    waits = []
+    for each in builds:
+        if each.state != "queued":
+            continue
+        requires = frozenset(each.requires)
+        if requires not in known:
+            known[requires] = Wait(
+                "",
+                plain(requires),
+                obstacle(requires, members, lost_seconds),
+                why_waits(requires, members, lost_seconds),
+            )
+        waits.append(replace(known[requires], build=each.build))
+    return Census([host_of(each, lost_seconds, version) for each in members], waits)
+
+
+def aged(census: Census, seconds: float, lost_seconds: float) -> Census:
+    """The same so many seconds later, without another look."""
+    hosts = [
+        each
+        if each.silent_seconds is None
+        else replace(
+            each,
+            silent_seconds=each.silent_seconds + seconds,
+            state=each.state if each.silent_seconds + seconds < lost_seconds else "lost",
+        )
+        for each in census.hosts
+    ]
+    return replace(census, hosts=hosts, age_seconds=seconds)

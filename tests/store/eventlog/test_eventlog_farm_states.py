@@ -1,0 +1,115 @@
+"""A database of a farm that refuses connections, is another one meanwhile, or is of an earlier revision; and
+members whose clock is wrong."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+import pytest
+
+from statemachine.errors import Unavailable
+from statemachine.events import Event, PauseRequested
+from store.eventlog import LogDamaged
+from store.eventlog.postgresql import members
+from store.eventlog.postgresql.administration import init
+from store.eventlog.postgresql.connection import connect, connect_to, explain
+from tests.store.eventlog.conftest import Postgresql
+
+Append = Callable[..., list[Event]]
+
+
+def run(farm: Postgresql, *statements: str) -> None:
+    with psycopg.connect(farm.administrator, autocommit=True) as connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+def test_a_database_that_takes_no_more_connections_says_so_and_not_that_it_is_the_wrong_one(
+    farm: Postgresql,
+) -> None:
+    run(farm, 'ALTER ROLE "dcd-here" CONNECTION LIMIT 0')
+    try:
+        with pytest.raises(Unavailable, match="takes no more connections") as caught:
+            farm.open()
+    finally:
+        run(farm, 'ALTER ROLE "dcd-here" CONNECTION LIMIT -1')
+    assert "max_connections" in caught.value.resolution
+
+
+@pytest.mark.parametrize(
+    ("text", "brief"),
+    [
+        ("FATAL:  sorry, too many clients already", "takes no more connections"),
+        ("FATAL:  remaining connection slots are reserved for roles", "takes no more connections"),
+        ("FATAL:  the database system is starting up", "cannot be reached"),
+        ("FATAL:  the database system is in recovery mode", "cannot be reached"),
+        ("FATAL:  the database system is not yet accepting connections", "cannot be reached"),
+        ('FATAL:  role "dcd-x" does not exist', "refuses the connection"),
+        ("connection refused", "cannot be reached"),
+    ],
+)
+def test_a_refused_connection_has_its_reason_and_remedy(text: str, brief: str) -> None:
+    error = explain(psycopg.OperationalError(text))
+    assert brief in error.brief
+    assert error.details == text
+    assert error.resolution
+
+
+def test_a_database_that_is_another_one_meanwhile_is_neither_read_nor_written(
+    farm: Postgresql, submission: Any, append: Append
+) -> None:
+    with farm.open() as log:
+        append(log, "b1", 0, submission())
+        run(
+            farm,
+            "UPDATE dcd.farm SET id = 'another'",
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE usename = 'dcd-here' AND datname = current_database()",
+        )
+        with pytest.raises(LogDamaged, match="another farm"):
+            log.take("b1", "here")
+        with pytest.raises(LogDamaged, match="another farm"):
+            log.read()
+        deadline = time.monotonic() + 30
+        while not isinstance(log.trouble, LogDamaged):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        with pytest.raises(LogDamaged, match="another farm"):
+            append(log, "b1", 1, PauseRequested("c1"))
+    with pytest.raises(LogDamaged, match="another farm"):
+        connect_to(farm.dsn, "this")
+
+
+def test_init_brings_a_database_of_the_first_revision_to_this_one(farm: Postgresql) -> None:
+    run(
+        farm,
+        "ALTER TABLE dcd.members DROP COLUMN clock_ahead_seconds",
+        "DROP FUNCTION dcd.dcd_heartbeat",
+        "UPDATE dcd.farm SET revision = 1",
+    )
+    with pytest.raises(LogDamaged, match="older than this dcd") as caught:
+        farm.open()
+    assert "dcd farm init" in caught.value.resolution
+    assert init(farm.administrator) is False
+    with farm.open(), connect(farm.dsn) as mine:
+        members.heartbeat(mine, 10, [], "1.0")
+
+
+def test_a_heartbeat_says_how_wrong_the_clock_of_its_member_is(
+    farm: Postgresql, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with connect(farm.dsn) as mine:
+        assert {each.clock_ahead_seconds for each in members.members(farm.dsn)} == {None}
+        for ahead in (0.0, 3600.0, -3600.0):
+            present = time.time() + ahead
+            monkeypatch.setattr(
+                "store.eventlog.postgresql.members.time.time", lambda now=present: now
+            )
+            members.heartbeat(mine, 10, [], "1.0")
+            member = next(each for each in members.members(farm.dsn) if each.host == "here")
+            assert member.clock_ahead_seconds == pytest.approx(ahead, abs=60)
+            assert member.silent_seconds == pytest.approx(0, abs=60), (
+                "by the database's clock alone"
+            )
+            monkeypatch.undo()
