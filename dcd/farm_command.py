@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from statemachine.errors import Unprepared
+from statemachine.errors import DcdError, Unprepared
 
 if TYPE_CHECKING:
     from dcd.configuration import Configuration
@@ -77,7 +77,25 @@ def require_library() -> None:
 
 
 def examined(settings: "Configuration") -> "list[HostCheck]":
-    """The checks of the farm of these settings; none without a farm. Blocking."""
+    """The checks of the farm and of the registry for layers of these settings. Blocking."""
+    return [*_examined_farm(settings), *_examined_registry(settings)]
+
+
+def _examined_registry(settings: "Configuration") -> "list[HostCheck]":
+    if not settings.farm_registry:
+        return []
+    from dcd.doctor import HostCheck
+    from dcd.farm.shared_registry import read_login, reading_registry, said
+
+    try:
+        reading_registry(settings.farm_registry, read_login(settings)).check()
+    except (DcdError, OSError) as error:
+        remedy = error.resolution if isinstance(error, DcdError) else ""
+        return [HostCheck("shared layers", "warning", said(error), remedy)]
+    return [HostCheck("shared layers", "ok", f"{settings.farm_registry} answers")]
+
+
+def _examined_farm(settings: "Configuration") -> "list[HostCheck]":
     if not settings.farm_database:
         return []
     try:

@@ -38,7 +38,7 @@ def login_of_registry(settings: Configuration) -> tuple[str, str] | None:
     Raises Unprepared."""
     if not (settings.farm_registry and settings.farm_registry_login):
         return None
-    from dcd.farm.sharing import read_login
+    from dcd.farm.shared_registry import read_login
 
     return read_login(settings)
 

@@ -92,13 +92,13 @@ async def doctor(api: Api, request: Request) -> Response:
     hooks = examined(api.engine.notifier.states())
     hosts = api.engine.hosts
     members = [] if hosts is None else await asyncio.to_thread(hosts.examine)
-    checks = (*found, event_log, content, *members, *_shared(api), *hooks)
+    checks = (*found, event_log, content, *members, *await asyncio.to_thread(_shared, api), *hooks)
     return json_response(schemas.HostChecks(checks))
 
 
 def _shared(api: Api) -> list[host_doctor.HostCheck]:
     """How layers are shared, if they are."""
-    state = api.engine.sharing.state()
+    state = api.engine.sharing.examine()
     if state is None:
         return []
     if not state.trouble:

@@ -41,6 +41,9 @@ class Sharing(Protocol):
     def state(self) -> SharingState | None:
         """How sharing goes; None when nothing is shared."""
 
+    def examine(self) -> SharingState | None:
+        """The same, after a question to the registry. Blocking; raises nothing."""
+
     async def collect(self) -> int:
         """Remove what this log's builds have shared and no build names any more. Returns how many layers."""
 
@@ -61,6 +64,9 @@ class NotShared:
         pass
 
     def state(self) -> SharingState | None:
+        return None
+
+    def examine(self) -> SharingState | None:
         return None
 
     async def collect(self) -> int:

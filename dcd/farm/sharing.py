@@ -23,7 +23,6 @@ from typing import IO
 
 import structlog
 
-from dcd.checkpoints.publish.parts import login_of
 from dcd.configuration import Configuration
 from dcd.engine.sharing import SharingState
 from dcd.engine.stores import Stores
@@ -39,10 +38,11 @@ from dcd.farm.shared_layers import (
     read_manifest,
     tag_of,
 )
-from dcd.platform.publishing.http import Broken, Piece, Texts, server_of
+from dcd.farm.shared_registry import reading_registry, said
+from dcd.platform.publishing.http import Broken, Piece
 from dcd.platform.publishing.registry import Registry
 from statemachine.build import BuildState
-from statemachine.errors import DcdError, NotFound, Unavailable, Unprepared
+from statemachine.errors import DcdError, NotFound, Unavailable
 from statemachine.events import CheckpointCompleted, Event
 from statemachine.keys import is_declined
 from store.eventlog import EventLog
@@ -71,16 +71,6 @@ MEASURED_BYTES = 8 << 20
 QUIET_SECONDS, MOST_QUIET_SECONDS = 30.0, 600.0
 """How long nothing is asked of a registry that does not answer; each time twice as long as before."""
 
-ANSWER_SECONDS = 10.0
-"""How long each step of a request may take."""
-
-TEXTS = Texts(
-    "does not work as the registry for layers",
-    "builds make their layers themselves meanwhile",
-    "correct the secret that farm_registry_login names; its user has to read and write there",
-    "create the repository, or correct farm_registry",
-)
-
 OFFER_SECONDS = 60.0
 """How long a submit may wait until its captured files are in the registry; then the build stays here."""
 
@@ -106,18 +96,6 @@ def may_be_shared(state: BuildState, checkpoint: str, in_farm: bool) -> bool:
     return in_farm or not is_declined(state.plan, index)
 
 
-def read_login(settings: Configuration) -> tuple[str, str] | None:
-    """User and password for the registry; None without. Raises Unprepared."""
-    try:
-        return login_of(settings.farm_registry_login or None)
-    except DcdError as error:
-        raise Unprepared(
-            "the login of the registry for layers cannot be read",
-            str(error),
-            "write USER:PASSWORD into the secret that farm_registry_login names, or remove the setting",
-        ) from error
-
-
 class SharedLayers:
     """See the module. `in_farm`: the log is that of all servers that share the registry."""
 
@@ -135,11 +113,9 @@ class SharedLayers:
         self._stores = stores
         self._log = log
         self._in_farm = in_farm
-        server, path = server_of(self._url, ANSWER_SECONDS, self._retrying)
-        server = replace(server, texts=TEXTS, pauses=(1.0, 2.0))
-        name = path.lstrip("/")
-        self._writing = Registry(server, name, login, "pull,push,delete")
-        self._reading = Registry(replace(server, pauses=()), name, login, "pull")
+        self._reading = reading_registry(self._url, login)
+        server = replace(self._reading.server, pauses=(1.0, 2.0), say=self._retrying)
+        self._writing = Registry(server, self._reading.name, login, "pull,push,delete")
         self._offering = replace(self._reading, actions="pull,push")
         self._pool = ThreadPoolExecutor(PUSHES, "layer-push")
         self._lock = threading.Lock()
@@ -160,6 +136,14 @@ class SharedLayers:
         counts = ", ".join(f"{count} {what}" for what, count in self._counts.items())
         remedy = "builds make their layers themselves; look after the registry"
         return SharingState(f"{self._url}: layers {counts}", self._trouble, remedy)
+
+    def examine(self) -> SharingState:
+        try:
+            self._reading.check()
+        except (DcdError, OSError) as error:
+            remedy = error.resolution if isinstance(error, DcdError) else ""
+            return replace(self.state(), trouble=said(error), remedy=remedy)
+        return self.state()
 
     def happened(self, before: BuildState | None, event: Event) -> None:
         """Send the layer of a checkpoint that has completed, some time."""

@@ -50,6 +50,11 @@ class Registry:
     actions: str = "pull,push"
     _tokens: dict[str, str] = field(default_factory=dict)
 
+    def check(self) -> None:
+        """Ask whether this is a registry that takes the login and lets it read. Raises CheckpointError."""
+        self._send("GET", "/v2/", ok=(200,))
+        self.digest_of("latest")
+
     def has_blob(self, digest: str) -> bool:
         """Whether the registry has the blob."""
         return self._send("HEAD", f"{self._base}/blobs/{digest}", ok=(200, 404)).status == 200

@@ -22,7 +22,8 @@ from dcd.farm.shared_layers import (
     read_manifest,
     tag_of,
 )
-from dcd.farm.sharing import SharedLayers, may_be_shared, read_login, worth_sharing
+from dcd.farm.shared_registry import read_login
+from dcd.farm.sharing import SharedLayers, may_be_shared, worth_sharing
 from dcd.planning.ground import _fitting, same_results
 from dcd.platform.publishing.http import Broken, Piece
 from dcd.platform.publishing.registry import Registry
