@@ -25,6 +25,7 @@ from dcd.engine.manifests import Manifests
 from dcd.engine.records import Records
 from dcd.manifest.secrets import Borrower
 from dcd.planner.tasks import WithSecrets
+from dcd.platform.host_labels import public
 from statemachine.build import BuildState, Lifecycle
 from statemachine.commands import removed
 from statemachine.errors import PermissionDenied, Unavailable
@@ -166,7 +167,7 @@ class Api:
         shown: dict[str, Any] = {
             name: getattr(without, name) for name in ("manifest", "parameters", "plan")
         }
-        return replace(event, data=replace(data, **shown))
+        return replace(event, data=replace(data, requires=public(data.requires), **shown))
 
     async def build(self, request: Request) -> str:
         """The id of the build in the path, which may be a prefix. Raises NotFound."""

@@ -249,7 +249,7 @@ class BuildView:
     cell: dict[str, str] = field(default_factory=dict)
     """What distinguishes the build in its group, by parameter, or `profile`."""
     requires: tuple[str, ...] = ()
-    """The labels that it requires of a host, sorted."""
+    """The labels that it requires of a host, sorted, without those of secrets."""
     host: str = ""
     """The member of the farm that drives it, or drove it last; empty on a single machine."""
 

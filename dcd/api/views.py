@@ -6,6 +6,7 @@ from pathlib import Path
 
 from dcd.api.schemas import BuildSummary, BuildView, CheckpointView
 from dcd.engine.builds import now
+from dcd.platform.host_labels import public
 from statemachine.build import BuildState
 from statemachine.keys import grown_from
 from statemachine.outlook import Outlook, attempt_seconds
@@ -79,7 +80,7 @@ def build_view(
         remaining_seconds=ahead.remaining_seconds,
         group=state.group,
         cell=dict(state.cell),
-        requires=state.requires,
+        requires=public(state.requires),
         host=state.host,
     )
 

@@ -8,7 +8,7 @@ thread only; the log's blocking reads run in threads.
 
 import asyncio
 import secrets
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -66,6 +66,9 @@ class Builds:
         self.ended = asyncio.Event()
         """Set whenever a build ends; the garbage collector waits for it and clears it."""
         self._watching: list[Callable[[BuildState | None, Event], None]] = []
+        self.left: Callable[[BuildState], Awaitable[None]] | None = None
+        """Called when a build that rests on this host continues or ends by a command to another member of a
+        farm, with the state before it."""
         self._machines: dict[str, BuildMachine] = {}
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -93,6 +96,10 @@ class Builds:
     def unfinished(self) -> list[BuildState]:
         """The builds that have not ended, in order of submission."""
         return [machine.state for machine in self._machines.values()]
+
+    def unfinished_here(self) -> list[BuildState]:
+        """Those of them whose layers, and kept workspaces, are on this host."""
+        return self.unfinished()
 
     async def create(self, submitted: BuildSubmitted, actor: Actor) -> BuildState:
         """Create a build. Raises the log's Conflict when the idempotency key was taken in the

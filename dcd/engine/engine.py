@@ -20,7 +20,7 @@ from dcd.engine.differences import ComparedBuilds
 from dcd.engine.garbage import Collector
 from dcd.engine.groups import Axis, planned_group
 from dcd.engine.hosts import Hosts
-from dcd.engine.locked import known_repositories
+from dcd.engine.locked import known_repositories, require_packages_here
 from dcd.engine.losses import NO_LOSSES, Losses
 from dcd.engine.manifests import Manifests, ManifestSource, Options, Permit, all_labels
 from dcd.engine.package_locks import PackageLocks, require_offline
@@ -93,6 +93,7 @@ class Engine:
         self.differences = ComparedBuilds(stores)
         self.bisections = Bisections(builds, stores, self.manifests)
         self.shells = Shells(stores)
+        builds.left = self.shells.release
         self.reproductions = Reproductions(builds, runner, scheduler, stores, settings)
         self.planner = planner
         self.locks = PackageLocks(builds, stores, self.manifests)
@@ -305,6 +306,7 @@ class Engine:
         if source is not None:
             # The build keeps its time, unless the manifest sets one.
             before = await self._builds.state(build)
+            require_packages_here(before, self._builds.host)
             earlier = before.plan
             epoch = epoch_of(earlier)
             source = replace(source, source_date_epoch=epoch, require=before.require)
@@ -363,7 +365,7 @@ class Engine:
             settings.state_dir,
             self._stores,
             self._builds.log,
-            self._builds.unfinished(),
+            self._builds.unfinished_here(),
             settings.layers_max_bytes,
             settings.packages_max_bytes,
         )

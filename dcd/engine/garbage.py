@@ -237,7 +237,7 @@ class Collector:
         layers = await asyncio.to_thread(lambda: list(self._stores.layers.layers()))
         keys = [layer.record.key for layer in layers]
         named = await asyncio.to_thread(self._builds.log.known_keys, keys)
-        pinned = pinned_keys(layers, self._unfinished())
+        pinned = pinned_keys(layers, self._builds.unfinished_here())
         return layers, layers_to_remove(layers, pinned, named, max_bytes, only_over_limit)
 
     async def _remove(self, layer: Layer) -> bool:
@@ -249,7 +249,7 @@ class Collector:
         async with lock:
             # While this lock is held no build can start to reuse the layer.
             stale = await asyncio.to_thread(self._stores.layers.stale, key)
-            if not stale and key in pinned_keys([layer], self._unfinished()):
+            if not stale and key in pinned_keys([layer], self._builds.unfinished_here()):
                 return False
             try:
                 await asyncio.to_thread(self._stores.layers.remove, key)
@@ -258,9 +258,6 @@ class Collector:
                 return False
         logger.info("layer removed", layer=key, build=layer.record.made_by)
         return True
-
-    def _unfinished(self) -> list[BuildState]:
-        return self._builds.unfinished()
 
     def _unnamed_blobs(self) -> dict[str, int]:
         # Completed builds too: rebuild, reproduce and export read the inputs of these.

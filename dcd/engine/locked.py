@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from dcd.checkpoints.interface import Known
 from dcd.engine.stores import Stores
 from dcd.platform.apt_release import date_of
+from dcd.platform.host_labels import of_host
+from statemachine.build import BuildState
 from statemachine.errors import DcdError, NotFound, Refused
 from statemachine.keys import digest
 from statemachine.plan import Locked
@@ -64,3 +66,14 @@ def _date(stores: Stores, file: RepositoryFile) -> str:
         raise DcdError(
             f"the release file of {file.repository} {file.suite} is damaged", str(error)
         ) from error
+
+
+def require_packages_here(state: BuildState, host: str) -> None:
+    """Raise Refused when the packages of a locked build are on another member of a farm than `host`."""
+    there = [each for each in state.requires if each.startswith(of_host(""))]
+    if state.locked and there and of_host(host) not in there:
+        raise Refused(
+            f"the packages of build {state.id} are on another member: {' '.join(there)}",
+            "another manifest for a locked build is planned where they are",
+            f"give the command there: dcctl resume {state.id} --manifest FILE",
+        )

@@ -63,6 +63,9 @@ class FarmBuilds(Builds):
         self._heard = heard
         self._news = news
         self._owned: dict[str, Owned] = {}
+        self._resting: dict[str, BuildMachine] = {}
+        """The machines of builds that this member drove last, and does not drive now: their layers, and the
+        workspaces of failed ones, are here."""
         self._followed = log.position
         self._own: set[int] = set()
         """The positions of own events that `follow` has not read yet."""
@@ -71,7 +74,16 @@ class FarmBuilds(Builds):
     async def load_unfinished(self) -> list[BuildState]:
         """The builds that this member drove last, and whose workspaces it may need. It has taken none yet."""
         machines = await asyncio.to_thread(self._load)
-        return [each.state for each in machines.values() if each.state.host == self.host]
+        self._resting = {
+            build: machine for build, machine in machines.items() if self._is_here(machine.state)
+        }
+        return self.unfinished_here()
+
+    def unfinished_here(self) -> list[BuildState]:
+        return [machine.state for machine in {**self._resting, **self._machines}.values()]
+
+    def _is_here(self, state: BuildState) -> bool:
+        return state.host == self.host and not state.ended
 
     def owns(self, build: str) -> bool:
         """Whether this member may drive the build, as far as it knows."""
@@ -82,13 +94,21 @@ class FarmBuilds(Builds):
         async with self._lock(build):
             epoch = await self.ask(self.log.take, build, self.host)
             machine = await self._rehydrate(build)
+            self._resting.pop(build, None)
             self._machines[build] = machine
             self._owned[build] = Owned(epoch, machine.state.sequence)
         self.broadcast.changed(build)
         return machine.state
 
+    def rest(self, build: str) -> None:
+        """Drive the build no more. Its layers stay here until another member takes it, or it ends."""
+        machine = self._machines.get(build)
+        self.forget(build)
+        if machine is not None and self._is_here(machine.state):
+            self._resting[build] = machine
+
     def forget(self, build: str) -> None:
-        """Drive the build no more."""
+        """Drive the build no more: another member has it, or it has ended."""
         self._owned.pop(build, None)
         self._machines.pop(build, None)
         self.broadcast.clear(build)
@@ -100,18 +120,26 @@ class FarmBuilds(Builds):
                 for event in events:
                     # An append of this member holds the lock until its events are known to be its own.
                     async with self._lock(event.build):
-                        self._apply(event)
+                        before = self._apply(event)
                     self._followed = event.position
+                    if before is not None and self.left is not None:
+                        try:
+                            await self.left(before)
+                        except (DcdError, OSError) as error:
+                            logger.error("not cleaned up", build=event.build, reason=str(error))
 
-    def _apply(self, event: Event) -> None:
+    def _apply(self, event: Event) -> BuildState | None:
+        """Apply an event. Returns the state before it of a build that rests here and continues, or ends."""
         if event.position in self._own:
             self._own.discard(event.position)
-            return
+            return None
         self.broadcast.changed(event.build)
         self._news(event)
         owned = self._owned.get(event.build)
-        if owned is None or event.sequence <= owned.since:
-            return
+        if owned is None:
+            return self._apply_at_rest(event)
+        if event.sequence <= owned.since:
+            return None
         machine = self._machines.get(event.build)
         if machine is not None and event.sequence > machine.state.sequence:
             try:
@@ -123,6 +151,20 @@ class FarmBuilds(Builds):
         if ended or isinstance(event.data, BuildPlaced):
             self.forget(event.build)
         self._heard(event)
+        return None
+
+    def _apply_at_rest(self, event: Event) -> BuildState | None:
+        machine = self._resting.get(event.build)
+        if machine is None or event.sequence <= machine.state.sequence:
+            return None
+        before = machine.state
+        try:
+            machine.apply(event)
+        except DcdError as error:  # its next use reads all of it, and fails
+            logger.error("a build cannot continue", build=event.build, reason=str(error))
+        if not self._is_here(machine.state):
+            self._resting.pop(event.build)
+        return before if machine.state.lifecycle is not before.lifecycle else None
 
     async def _change(
         self, build: str, change: Change, actor: Actor, epoch: int | None = None
@@ -150,6 +192,6 @@ class FarmBuilds(Builds):
         self._own.update(each.position for each in events if each.position > self._followed)
         state = super()._move(build, machine, events)
         if state.ended or not self.owns(build):
-            self._owned.pop(build, None)
-            self._machines.pop(build, None)
+            self._resting.pop(build, None)
+            self.rest(build)
         return state

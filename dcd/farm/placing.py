@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from enum import StrEnum
 from typing import Protocol
 
-from dcd.platform.host_labels import of_host, of_secret
+from dcd.platform.host_labels import of_host, public
 
 LONGEST_QUEUE = 40
 """In bytes. Procrastinate announces a job on the channel `procrastinate_queue_v1#QUEUE`; names of channels
@@ -57,11 +57,7 @@ def _has(member: Labelled, label: str) -> bool:
 
 def shown(member: Labelled) -> tuple[str, ...]:
     """The labels of a member that everybody may see: not the names of its secrets."""
-    return tuple(
-        each
-        for each in member.announced
-        if _has(member, each) and not each.startswith(of_secret(""))
-    )
+    return public(each for each in member.announced if _has(member, each))
 
 
 def is_alive(member: Labelled, lost_seconds: float) -> bool:
@@ -103,7 +99,9 @@ def why_waits(requires: Collection[str], members: Sequence[Labelled], lost_secon
     wanted = sorted(each for each in requires if ":" not in each)
     missed = [each for each in requires if not any(_has(member, each) for member in members)]
     if missed and not set(missed) & set(wanted):
-        return f"no member has {' and '.join(sorted(missed))}"
+        known = sorted(public(missed))
+        known += ["its secrets"] if len(known) < len(missed) else []
+        return f"no member has {' and '.join(known)}"
     near = [
         f"{each.host} has {'+'.join(there)}"
         for each in members

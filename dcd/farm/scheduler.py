@@ -130,4 +130,4 @@ class FarmScheduler(Scheduler):
         if state is not None and not (
             state.lifecycle is Lifecycle.PAUSED and state.cause == "no-space"
         ):
-            self._farm.forget(build)
+            self._farm.rest(build)

@@ -9,7 +9,7 @@ from collections.abc import Collection
 from dcd.checkpoints.architecture import image_architecture
 from dcd.manifest.doc import DataObjectCache, distro
 from dcd.manifest.objects import Require
-from dcd.platform.host_labels import of_secret, of_tool, plain
+from dcd.platform.host_labels import of_secret, of_tool, plain, public
 from statemachine.errors import Unprepared, UsageError
 from statemachine.plan import Plan
 
@@ -41,8 +41,7 @@ def refuse_secrets(asked: Collection[str]) -> None:
 def require_labels(asked: Collection[str], found: Collection[str]) -> None:
     """Raise Unprepared when this host, the only one, lacks labels that a submit asks for; `found` are its
     own. Nobody learns by a label whether a secret exists: builds that use one require it by themselves."""
-    known = {label for label in found if not label.startswith(of_secret(""))}
-    if lacking := sorted(set(asked) - known):
+    if lacking := sorted(set(asked).difference(public(found))):
         raise Unprepared(
             f"no member has {'+'.join(sorted(asked))}; this host has {plain(found)}",
             f"it lacks {' and '.join(lacking)}",

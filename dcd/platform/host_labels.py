@@ -35,6 +35,11 @@ def of_host(name: str) -> str:
     return f"host:{name}"
 
 
+def public(labels: Iterable[str]) -> tuple[str, ...]:
+    """The labels without those of secrets, whose names not everybody may know."""
+    return tuple(each for each in labels if not each.startswith(of_secret("")))
+
+
 def plain(labels: Iterable[str]) -> str:
     """The plain labels, for people: `amd64+kvm`."""
     return "+".join(sorted(each for each in labels if ":" not in each)) or "none"

@@ -1,17 +1,27 @@
 """Members on one log: who drives a build, commands from anywhere, and the fence."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
 
 from dcd.engine.broadcast import Broadcast
 from dcd.engine.builds import now
+from dcd.engine.locked import require_packages_here
+from dcd.engine.workspaces import kept_workspace
 from dcd.farm.builds import FarmBuilds
 from dcd.farm.scheduler import FarmScheduler
-from statemachine.build import Lifecycle
-from statemachine.commands import Pause, RequestCancel, RequestPause, Resume, Start
+from statemachine.build import BuildState, Lifecycle
+from statemachine.commands import (
+    FailCheckpoint,
+    Pause,
+    RequestCancel,
+    RequestPause,
+    Resume,
+    Start,
+)
+from statemachine.errors import Refused
 from statemachine.events import (
     Actor,
     BuildCancelled,
@@ -22,7 +32,9 @@ from statemachine.events import (
     Event,
 )
 from statemachine.keys import chain
-from statemachine.plan import Ingredient, PlannedCheckpoint
+from statemachine.machine import BuildMachine
+from statemachine.plan import Ingredient, Locked, PlannedCheckpoint
+from statemachine.results import ErrorInfo
 from store.eventlog import Fenced
 from tests.dcd.farm.conftest import SharedLog
 
@@ -37,6 +49,7 @@ class Member(FarmBuilds):
 
     def __init__(self, log: SharedLog, host: str) -> None:
         self.heard: list[Event] = []
+        self.left_with: list[str] = []
         super().__init__(log, Broadcast(), host, self.heard.append)
 
 
@@ -199,6 +212,84 @@ def test_a_build_that_has_ended_belongs_to_nobody(log: SharedLog) -> None:
     farm(log, story)
 
 
+def failed(log: SharedLog, continue_: Callable[[Member, Member, str], Awaitable[Any]]) -> Member:
+    """Member a, after its build has failed, and it has heard what was done to it since."""
+
+    async def story(a: Member, b: Member, build: str) -> None:
+        await begin(a, build)
+        await a.command(build, FailCheckpoint("a", ErrorInfo("broken")))
+        a.rest(build)
+
+        async def left(before: BuildState) -> None:
+            a.left_with += filter(None, [kept_workspace(before)])
+
+        a.left = left
+        assert (a.owns(build), a.unfinished()) == (False, [])
+        assert [state.lifecycle for state in a.unfinished_here()] == [Lifecycle.FAILED]
+        await continue_(a, b, build)
+        await a.follow()
+
+    return farm(log, story)[0]
+
+
+def test_a_failed_build_keeps_its_layers_and_its_workspace_where_they_are(log: SharedLog) -> None:
+    """Its layers were removed as garbage: only driven builds kept theirs."""
+
+    async def nothing(a: Member, b: Member, build: str) -> None:
+        again = Member(log, "a")
+        await again.load_unfinished()
+        assert [state.id for state in again.unfinished_here()] == [build]
+        assert b.unfinished_here() == []
+
+    a = failed(log, nothing)
+    assert len(a.unfinished_here()) == 1
+    assert a.left_with == []
+
+
+def test_a_member_drops_the_workspace_of_a_build_that_is_resumed_elsewhere(log: SharedLog) -> None:
+    async def resume(a: Member, b: Member, build: str) -> None:
+        await b.command(build, Resume(), PERSON)
+
+    a = failed(log, resume)
+    assert len(a.unfinished_here()) == 1
+    assert [name.partition(".")[2] for name in a.left_with] == ["0.1"]
+
+
+@pytest.mark.parametrize("through", ["a", "b"])
+def test_a_member_keeps_nothing_of_a_build_that_is_cancelled(log: SharedLog, through: str) -> None:
+    async def cancel(a: Member, b: Member, build: str) -> None:
+        await (a if through == "a" else b).command(build, RequestCancel(), PERSON)
+
+    a = failed(log, cancel)
+    assert a.unfinished_here() == []
+    assert len(a.left_with) == (through == "b")  # the engine that got the command knows it already
+
+
+def test_a_member_keeps_nothing_of_a_build_that_another_one_takes(log: SharedLog) -> None:
+    async def move(a: Member, b: Member, build: str) -> None:
+        await b.command(build, Resume(), PERSON)
+        await b.take(build)
+        await b.command(build, Start())
+
+    assert failed(log, move).unfinished_here() == []
+
+
+def test_a_build_that_is_new_here_leaves_no_trace_when_it_is_heard_of_first(log: SharedLog) -> None:
+    async def tell() -> Member:
+        member = Member(log, "a")
+        move = member._move
+
+        def late(build: str, machine: BuildMachine | None, events: Sequence[Event]) -> BuildState:
+            member._followed = events[-1].position
+            return move(build, machine, events)
+
+        member._move = late  # type: ignore[method-assign]
+        await member.create(BuildSubmitted("x", "<dc/>", "/x", PLAN), PERSON)
+        return member
+
+    assert asyncio.run(tell())._own == set()
+
+
 def test_a_paused_build_resumes_through_any_member(log: SharedLog) -> None:
     async def story(a: Member, b: Member, build: str) -> None:
 
@@ -210,3 +301,21 @@ def test_a_paused_build_resumes_through_any_member(log: SharedLog) -> None:
         assert not a.owns(build)
 
     farm(log, story)
+
+
+def test_another_manifest_for_a_locked_build_is_for_the_member_with_its_packages(
+    log: SharedLog,
+) -> None:
+    """Resumed elsewhere it lost the label of that member, and ran where its packages are not."""
+
+    async def submitted() -> BuildState:
+        labels = ("amd64", "host:a")
+        event = BuildSubmitted(
+            "x", "<dc/>", "/x", PLAN, locked=Locked(("1" * 64,)), requires=labels
+        )
+        return await Member(log, "a").create(event, PERSON)
+
+    state = asyncio.run(submitted())
+    require_packages_here(state, "a")
+    with pytest.raises(Refused, match="on another member: host:a"):
+        require_packages_here(state, "b")

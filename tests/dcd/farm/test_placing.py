@@ -46,6 +46,8 @@ def test_everybody_sees_the_labels_that_count_and_no_name_of_a_secret() -> None:
         (("arm64", "kvm"), [A, C], "no member has arm64+kvm; a has kvm; c has arm64"),
         (("riscv64",), [A, C], "no member has riscv64"),
         (("amd64", "tool:cp"), [A, C], "no member has tool:cp"),
+        (("amd64", "secret:/etc/dcd/secrets/key"), [A, C], "no member has its secrets"),
+        (("secret:X", "tool:cp"), [A, C], "no member has tool:cp and its secrets"),
         (("amd64",), [A, C], ""),
         (("arm64",), [A, member("c", "arm64", draining=True)],
          "every member with its labels is away: c is draining"),

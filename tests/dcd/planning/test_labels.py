@@ -6,6 +6,7 @@ from dcd.manifest.diagnostics import ManifestError
 from dcd.planning.labels import placement, refuse_secrets, require_labels, required
 from dcd.planning.load import load
 from dcd.platform import foreign
+from dcd.platform.host_labels import public
 from statemachine.errors import Unprepared, UsageError
 from statemachine.plan import Plan, PlannedCheckpoint
 
@@ -75,3 +76,7 @@ def test_in_a_farm_no_label_of_a_secret_is_asked_for() -> None:
     with pytest.raises(UsageError, match="secret:/etc/dcd/secrets/x") as caught:
         refuse_secrets({"amd64", "secret:/etc/dcd/secrets/x"})
     assert "--require" in caught.value.resolution
+
+
+def test_not_everybody_sees_the_names_of_secrets() -> None:
+    assert public(["amd64", "secret:/etc/dcd/secrets/key", "tool:cp"]) == ("amd64", "tool:cp")
