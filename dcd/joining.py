@@ -48,12 +48,12 @@ def shared_layers(
     login: tuple[str, str] | None,
     stores: Stores,
     log: EventLog,
-    *,
-    in_farm: bool,
+    host: str,
 ) -> "SharedLayers | None":
-    """The layers that this daemon shares with others; None without a registry."""
+    """What this daemon shares with others, as the member `host` of a farm ("": it is in none); None without a
+    registry."""
     if not settings().farm_registry:
         return None
     from dcd.farm.sharing import SharedLayers
 
-    return SharedLayers(settings, login, stores, log, in_farm=in_farm)
+    return SharedLayers(settings, login, stores, log, host)

@@ -258,8 +258,7 @@ class Daemon:
             unfinished = await builds.load_unfinished()
             losses = await asyncio.to_thread(recover, events, stores, unfinished)
             logger.info("recovered", unfinished=len(unfinished), position=events.position)
-            in_farm = farm is not None
-            shared = shared_layers(self.settings, self._login, stores, events, in_farm=in_farm)
+            shared = shared_layers(self.settings, self._login, stores, events, builds.host)
             sharing = shared or NOT_SHARED
             runner = Runner(builds, stores, self.settings, planner, sharing)
             scheduler = Scheduler(builds, runner, self.settings)

@@ -58,8 +58,13 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         print_json(chosen)
         return
-    if not chosen:
-        raise _no_log(args, logs)
+    build = (
+        None if chosen and not args.follow else request(args.socket, "GET", build_path(args.build))
+    )
+    if build and (lacking := _lacking(args, build, chosen)):
+        _copy(args, lacking, 0, lambda piece: None)  # the daemon says where it is
+    if build and not chosen:
+        raise _no_log(args, build, logs)
     log = chosen[-1]  # oldest first
     with tool_output(sys.stdout, raw=args.raw) as write:
         offset = _copy(args, log, 0, write)
@@ -92,14 +97,25 @@ def _is_running(args: argparse.Namespace, log: Json) -> bool:
     )
 
 
-def _no_log(args: argparse.Namespace, logs: list[Json]) -> ClientError:
+def _lacking(args: argparse.Namespace, build: Json, chosen: list[Json]) -> Json | None:
+    """The newest attempt that is asked for, if its log is not among those that are here."""
+    ran = [
+        {"checkpoint": item["name"], "attempt": args.attempt or item["attempts"]}
+        for item in build["checkpoints"]
+        if args.checkpoint in (None, item["name"]) and item["attempts"] >= (args.attempt or 1)
+    ]
+    here = {(log["checkpoint"], log["attempt"]) for log in chosen}
+    return ran[-1] if ran and (ran[-1]["checkpoint"], ran[-1]["attempt"]) not in here else None
+
+
+def _no_log(args: argparse.Namespace, build: Json, logs: list[Json]) -> ClientError:
     wanted = args.checkpoint or "any checkpoint"
     if args.attempt is not None:
         wanted += f", attempt {args.attempt}"
     brief = f"build {args.build} has no log of {wanted}"
     reused = [
         item
-        for item in request(args.socket, "GET", build_path(args.build))["checkpoints"]
+        for item in build["checkpoints"]
         if item["state"] == "reused" and args.checkpoint in (None, item["name"])
     ]
     if reused and args.attempt is None:

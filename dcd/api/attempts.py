@@ -105,6 +105,7 @@ async def _content(
 
     follows = choice(request, FOLLOW, "false") == "true"
     if follows and await runs():
+        api.records.outputs.require_here(await api.records.state(build), checkpoint, attempt)
         release_turn(request.scope)
         return Streamed(_stream(api, build, opened, offset, runs), media_type, HEADERS)
     file = await asyncio.to_thread(opened)

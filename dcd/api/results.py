@@ -4,9 +4,10 @@ The table in `dcd.api.app` describes each.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from starlette.requests import Request
@@ -43,6 +44,7 @@ FORMAT = QueryParameter("format", "language of the diagram", str, choices=("merm
 EVENTS_LIMIT = limit(500, 5000)
 
 NOT_STORED = {"cache-control": "no-store"}
+BYTES = "application/octet-stream"
 STATEMENT_TYPE = "application/vnd.in-toto+json"
 
 
@@ -105,14 +107,19 @@ async def artifact(api: Api, request: Request) -> Response:
     api.require(request, Action.SEE)
     state = await api.kept(request)
     name, actor = request.path_params["artifact"], actor_of(request.scope)
-    found, path = await asyncio.to_thread(api.records.artifact, state, name)
-    await asyncio.to_thread(require_readable, actor, path, owner=state.actor.uid)
-    return FileResponse(
-        path,
-        headers={"etag": f'"{found.sha256}"', "cache-control": "private, no-cache"},
-        media_type="application/octet-stream",
-        filename=found.name,
-    )
+    found, content = await asyncio.to_thread(api.records.artifact, state, name)
+    like = content if isinstance(content, Path) else api.records.artifacts
+    await asyncio.to_thread(require_readable, actor, like, owner=state.actor.uid)
+    headers = {"etag": f'"{found.sha256}"', "cache-control": "private, no-cache"}
+    if isinstance(content, Path):
+        return FileResponse(content, headers=headers, media_type=BYTES, filename=found.name)
+    length = {"content-length": str(found.size_bytes)}
+    return Streamed(_pieces(content), BYTES, headers | length)
+
+
+async def _pieces(content: Iterator[bytes]) -> AsyncGenerator[bytes, None]:
+    while piece := await asyncio.to_thread(next, content, b""):
+        yield piece
 
 
 async def verify_artifacts(api: Api, request: Request) -> Response:

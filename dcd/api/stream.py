@@ -10,12 +10,16 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequen
 from typing import BinaryIO
 
 import msgspec
+import structlog
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from dcd.api.schemas import BuildSummary, BuildView
 from dcd.engine.broadcast import Broadcast
+from statemachine.errors import DcdError
 from statemachine.events import Event
+
+logger = structlog.get_logger()
 
 KEEP_ALIVE_SECONDS = 15.0
 PAGE = 500
@@ -86,7 +90,7 @@ def _message(kind: str, data: bytes, position: int | None = None) -> bytes:
 
 class Streamed(StreamingResponse):
     """Sends the output of a generator, and always closes it: after a disconnect it would otherwise stay
-    suspended, with its open file or listener."""
+    suspended, with its open file or listener. A DcdError of the generator ends the connection."""
 
     def __init__(
         self,
@@ -100,6 +104,9 @@ class Streamed(StreamingResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
+        except DcdError as error:
+            # The response has begun. It gets no end, so its client knows that it is not whole.
+            logger.warning("a response breaks off", reason=str(error))
         finally:
             await self._content.aclose()
 

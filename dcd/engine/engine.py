@@ -89,7 +89,7 @@ class Engine:
         self._settings = settings
         self._home = _place(settings().state_dir)
         self.manifests = Manifests(planner, stores, settings, History(builds.log))
-        self.records = Records(builds, stores)
+        self.records = Records(builds, stores, sharing)
         self.differences = ComparedBuilds(stores)
         self.bisections = Bisections(builds, stores, self.manifests)
         self.shells = Shells(stores)

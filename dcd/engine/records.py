@@ -5,7 +5,7 @@ Reads never wait for running builds.
 """
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
@@ -16,6 +16,7 @@ from dcd.engine.builds import Builds, now
 from dcd.engine.outputs import Outputs
 from dcd.engine.papers import provenance_of
 from dcd.engine.retention import kind_of
+from dcd.engine.sharing import NOT_SHARED, Sharing
 from dcd.engine.standing import Standing, standing_in
 from dcd.engine.stores import Stores
 from dcd.engine.usage import Sizes, sizes
@@ -43,10 +44,11 @@ _ENDED = Outlook((), 0.0, 0.0, None)
 class Records:
     """See the module."""
 
-    def __init__(self, builds: Builds, stores: Stores) -> None:
+    def __init__(self, builds: Builds, stores: Stores, sharing: Sharing = NOT_SHARED) -> None:
         self._builds = builds
         self._stores = stores
-        self.outputs = Outputs(stores)
+        self._sharing = sharing
+        self.outputs = Outputs(stores, sharing, builds.host)
         """The logs and files of attempts."""
         self._log = builds.log
         self._ended = lru_cache(maxsize=_KEPT)(self._outlook_of_ended)
@@ -163,20 +165,31 @@ class Records:
         problems = await asyncio.to_thread(self._log.verify, build)
         return (await self._builds.ask(self._log.summary, build)).sequence, problems
 
+    @property
+    def artifacts(self) -> Path:
+        """The directory of all artifacts; who may read them is in its mode."""
+        return self._stores.artifacts.directory
+
     def artifact_path(self, build: str, artifact: Artifact) -> Path:
         """The path of a published artifact."""
         return self._stores.artifacts.path(build, artifact)
 
-    def artifact(self, state: BuildState, name: str) -> tuple[Artifact, Path]:
-        """The published artifact of that name and its file. Raises NotFound. Blocking."""
+    def artifact(self, state: BuildState, name: str) -> tuple[Artifact, Path | Iterator[bytes]]:
+        """The published artifact of that name and its file, or its content, which comes from the registry of
+        the farm. Raises NotFound. Blocking."""
         for artifact in state.published:
             path = self.artifact_path(state.id, artifact)
-            if artifact.name == name and path.is_file():
+            if artifact.name != name:
+                continue
+            if path.is_file():
                 return artifact, path
+            digest = f"sha256:{artifact.sha256}"
+            if self._sharing.has(digest):
+                return artifact, self._sharing.read(digest, artifact.size_bytes)
         if state.host != self.host and any(each.name == name for each in state.published):
             raise NotFound(
                 f"{name} of build {state.id} is on {state.host}",
-                "artifacts stay on the member of the farm that made them",
+                "it is not in the registry",
                 f"ask there: ssh {state.host} dcctl download {state.id}",
             )
         names = ", ".join(artifact.name for artifact in state.published)
@@ -186,7 +199,15 @@ class Records:
         )
 
     async def verify_artifacts(self, state: BuildState) -> Sequence[Verdict]:
-        """Verify each published artifact of a build against its digest."""
+        """Verify each published artifact of a build against its digest. Raises NotFound on another member
+        than that with the files."""
+        paths = [self.artifact_path(state.id, artifact) for artifact in state.published]
+        if state.host != self.host and not any(path.exists() for path in paths):
+            raise NotFound(
+                f"the artifacts of build {state.id} are on {state.host}",
+                "files are verified where they are",
+                f"ask there: ssh {state.host} dcctl artifacts --verify {state.id}",
+            )
         return await asyncio.to_thread(self._stores.artifacts.verify, state.id, state.published)
 
     async def keep_blob(self, content: BinaryIO, sha256: str, owner: int | None) -> bool:

@@ -1,11 +1,11 @@
 """What other build servers share with this one, through a registry (`dcd.farm.sharing`): layers, and in a
-farm captured files.
+farm captured files and outputs.
 
 The engine asks for a layer before it makes it. What has come is in the layer store afterwards, checked.
 Nothing here fails a build, or delays it beyond the bounds of the implementation.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,6 +18,18 @@ class SharingState:
     summary: str
     trouble: str = ""
     remedy: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SharedOutput:
+    """A file of an attempt that has ended on another member, the `host`; `name` is "" for the log, and
+    `changed_at` a Unix time."""
+
+    name: str
+    digest: str
+    size_bytes: int
+    changed_at: int
+    host: str
 
 
 class Sharing(Protocol):
@@ -37,6 +49,16 @@ class Sharing(Protocol):
 
     def give_up(self, build: str) -> None:
         """End what is under way for a build."""
+
+    def outputs(self, build: str, checkpoint: str, attempt: int) -> Sequence[SharedOutput]:
+        """What another member has sent of an attempt that has ended; nothing while the registry does not
+        work. Blocking."""
+
+    def has(self, digest: str) -> bool:
+        """Whether the registry has what has this digest (sha256:...). Blocking."""
+
+    def read(self, digest: str, size_bytes: int) -> Iterator[bytes]:
+        """The content with this digest, the last piece once it is right. Blocking; raises CheckpointError."""
 
     def state(self) -> SharingState | None:
         """How sharing goes; None when nothing is shared."""
@@ -62,6 +84,15 @@ class NotShared:
 
     def give_up(self, build: str) -> None:
         pass
+
+    def outputs(self, build: str, checkpoint: str, attempt: int) -> Sequence[SharedOutput]:
+        return ()
+
+    def has(self, digest: str) -> bool:
+        return False
+
+    def read(self, digest: str, size_bytes: int) -> Iterator[bytes]:
+        return iter(())
 
     def state(self) -> SharingState | None:
         return None

@@ -6,15 +6,12 @@ registry says about them is relied on. Blocking; raises CheckpointError and OSEr
 """
 
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 from dcd.farm.shared_layers import (
-    EMPTY,
     MANIFEST,
     BadManifest,
     BlobOf,
-    digest_of,
     inputs_manifest,
     inputs_tag,
     is_inputs_tag,
@@ -37,22 +34,24 @@ def send_inputs(registry: Registry, blobs: Blobs, digests: Iterable[str]) -> Non
     paths = {f"sha256:{name}": blobs.path(name) for name in names}
     pieces = {digest: Piece(path, 0, path.stat().st_size) for digest, path in paths.items()}
     files = [BlobOf(digest, piece.size_bytes) for digest, piece in pieces.items()]
-    pieces[digest_of(EMPTY)] = Piece(Path(), 0, len(EMPTY), EMPTY)
-    for digest, piece in pieces.items():
-        if not registry.has_blob(digest):
-            registry.put_blob(digest, piece)
-    registry.put_manifest(tag, MANIFEST, inputs_manifest(files, int(time.time())))
+    registry.put_artifact(tag, MANIFEST, inputs_manifest(files, int(time.time())), pieces)
 
 
-def fetch_inputs(registry: Registry, blobs: Blobs, digests: Collection[str]) -> None:
-    """Fetch those of the captured files of a build that are not here, as far as they were offered. Raises
-    BadManifest too."""
+def fetch_inputs(
+    registry: Registry,
+    blobs: Blobs,
+    digests: Collection[str],
+    require_space: Callable[[int], object] = lambda size_bytes: None,
+) -> None:
+    """Fetch those of the captured files of a build that are not here, as far as they were offered.
+    `require_space` raises when there is too little space for so many bytes. Raises BadManifest too."""
     found = registry.get_manifest(inputs_tag(digests))
     for file in read_inputs(found[1])[0] if found else ():
         sha256 = file.digest.removeprefix("sha256:")
         if sha256 in digests and not blobs.has(sha256):
+            require_space(2 * file.size_bytes)
             with blobs.aside() as part:
-                registry.get_blob(file.digest, file.size_bytes, part.write)
+                part.writelines(registry.get_blob(file.digest, file.size_bytes))
                 part.seek(0)
                 blobs.put(part, sha256)
 

@@ -10,17 +10,16 @@ Source: the OCI image and distribution specifications 1.1, "Guidelines for Artif
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from dcd.platform.publishing.registry import EMPTY
 
 LAYER = "application/vnd.dcd.layer.v1+tar+zstd"
 PACKAGE = "application/vnd.dcd.package.v1"
 INPUT = "application/vnd.dcd.input.v1"
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
-EMPTY = b"{}"
-"""The configuration of an artifact that has none."""
-
 MOST_BLOBS = 20_000
 
 _PREFIX, _OFFERED = "io.dcd.layer.", "io.dcd.inputs.offered"
@@ -55,13 +54,13 @@ class SharedLayer:
     build: str
     seconds: float
     packed: BlobOf
-    packages: Sequence[BlobOf] = ()
+    packages: tuple[BlobOf, ...] = ()
 
     def manifest(self) -> bytes:
         """Its manifest."""
-        packages = (_descriptor(PACKAGE, each) for each in self.packages)
+        blobs = [(LAYER, self.packed), *((PACKAGE, each) for each in self.packages)]
         annotations = {_PREFIX + name: str(getattr(self, name)) for name in _TEXTS}
-        return _artifact(LAYER, [_descriptor(LAYER, self.packed), *packages], annotations)
+        return artifact_manifest(LAYER, [(*each, {}) for each in blobs], annotations)
 
 
 def inputs_tag(digests: Iterable[str]) -> str:
@@ -76,14 +75,14 @@ def is_inputs_tag(tag: str) -> bool:
 
 def inputs_manifest(files: Iterable[BlobOf], time: int) -> bytes:
     """The manifest of captured files that are offered at a Unix time."""
-    return _artifact(INPUT, [_descriptor(INPUT, each) for each in files], {_OFFERED: str(time)})
+    return artifact_manifest(INPUT, [(INPUT, each, {}) for each in files], {_OFFERED: str(time)})
 
 
 def read_inputs(content: bytes) -> tuple[list[BlobOf], int]:
     """The captured files in a manifest, and when they were offered. Raises BadManifest."""
     try:
         plain = json.loads(content)
-        files = [_blob(INPUT, each) for each in plain["layers"][:MOST_BLOBS]]
+        files = [read_blob(INPUT, each) for each in plain["layers"][:MOST_BLOBS]]
         return files, int(plain["annotations"][_OFFERED])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BadManifest(f"it does not describe captured files: {type(error).__name__}") from error
@@ -115,8 +114,8 @@ def read_manifest(content: bytes) -> SharedLayer:
             raise BadManifest("it has too many blobs")
         layer = SharedLayer(
             **{**said, "seconds": float(said["seconds"])},
-            packed=_blob(LAYER, first),
-            packages=[_blob(PACKAGE, each) for each in others],
+            packed=read_blob(LAYER, first),
+            packages=tuple(read_blob(PACKAGE, each) for each in others),
         )
         keys = (layer.key, layer.content, *([layer.parent] if layer.parent else ()))
         if not all(map(_KEY.fullmatch, keys)) or not _BUILD.fullmatch(layer.build):
@@ -126,7 +125,12 @@ def read_manifest(content: bytes) -> SharedLayer:
     return layer
 
 
-def _artifact(kind: str, blobs: Sequence[dict[str, Any]], annotations: dict[str, str]) -> bytes:
+def artifact_manifest(
+    kind: str,
+    blobs: Iterable[tuple[str, BlobOf, Mapping[str, str]]],
+    annotations: Mapping[str, str],
+) -> bytes:
+    """The manifest of an artifact of that type, with its blobs, each with its media type and annotations."""
     plain = {
         "schemaVersion": 2,
         "mediaType": MANIFEST,
@@ -136,17 +140,18 @@ def _artifact(kind: str, blobs: Sequence[dict[str, Any]], annotations: dict[str,
             "digest": digest_of(EMPTY),
             "size": len(EMPTY),
         },
-        "layers": blobs,
-        "annotations": annotations,
+        "layers": [
+            {"mediaType": media_type, "digest": blob.digest, "size": blob.size_bytes}
+            | ({"annotations": dict(more)} if more else {})
+            for media_type, blob, more in blobs
+        ],
+        "annotations": dict(annotations),
     }
     return json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()
 
 
-def _descriptor(media_type: str, blob: BlobOf) -> dict[str, Any]:
-    return {"mediaType": media_type, "digest": blob.digest, "size": blob.size_bytes}
-
-
-def _blob(media_type: str, plain: Any) -> BlobOf:
+def read_blob(media_type: str, plain: Any) -> BlobOf:
+    """The blob in a descriptor of that type. Raises BadManifest, KeyError, TypeError."""
     digest, size = plain["digest"], plain["size"]
     fits = isinstance(digest, str) and digest.startswith("sha256:") and _KEY.fullmatch(digest[7:])
     if plain["mediaType"] != media_type or not fits or type(size) is not int or size < 0:

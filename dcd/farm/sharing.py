@@ -1,9 +1,13 @@
-"""Layers shared with other build servers through a container registry, and in a farm captured files.
+"""Layers shared with other build servers through a container registry, and in a farm captured files, logs and
+artifacts.
 
 A layer goes there, in the background, once its event is on disk, if making it again takes longer than moving
 it (`worth_sharing`). It comes from there when a build here lacks it. In a farm a layer counts when an event
 of the farm's log names its content; without a common log, everybody who may write there is believed. In both
 cases the launcher makes the layer only with the content that was named.
+
+In a farm the outputs of each attempt that has ended, and each artifact, are sent as well, so that people find
+them on every member (`dcd.farm.shared_outputs`). What was made with secrets stays, as layers do.
 
 A registry that is down, slow or wrong costs a build a few seconds and fails nothing: what cannot be sent is
 dropped, what does not come is made. What is on the way lies in files that the next start removes. Implements
@@ -16,34 +20,46 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import IO
 
 import structlog
 
 from dcd.configuration import Configuration
-from dcd.engine.sharing import SharingState
+from dcd.engine.outputs import Outputs
+from dcd.engine.sharing import SharedOutput, SharingState
 from dcd.engine.stores import Stores
+from dcd.farm.link import Link, Sender
 from dcd.farm.shared_inputs import fetch_inputs, send_inputs, unneeded_inputs
 from dcd.farm.shared_layers import (
-    EMPTY,
     MANIFEST,
     BadManifest,
     BlobOf,
     SharedLayer,
-    digest_of,
     key_of_tag,
     read_manifest,
     tag_of,
 )
-from dcd.farm.shared_registry import reading_registry, said
+from dcd.farm.shared_outputs import (
+    attempt_tag,
+    build_of_tag,
+    read_outputs,
+    send_artifact,
+    send_outputs,
+)
 from dcd.platform.publishing.http import Broken, Piece
-from dcd.platform.publishing.registry import Registry
 from statemachine.build import BuildState
 from statemachine.errors import DcdError, NotFound, Unavailable
-from statemachine.events import CheckpointCompleted, Event
+from statemachine.events import (
+    ArtifactPublished,
+    CheckpointCompleted,
+    CheckpointFailed,
+    CheckpointInterrupted,
+    Event,
+    Payload,
+)
 from statemachine.keys import is_declined
 from store.eventlog import EventLog
 from store.layers import ExpectedLayer, Layer
@@ -52,9 +68,6 @@ logger = structlog.get_logger()
 
 PUSHES = 2
 """How many layers are sent at once."""
-
-MOST_WAITING = 64
-"""How many layers may wait to be sent; further ones are dropped."""
 
 FIRST_RATE = float(128 << 20)
 """Bytes a second of a layer, unpacked, that are packed and sent, until a transfer has shown how many."""
@@ -67,9 +80,6 @@ REQUESTS_SECONDS = 0.2
 
 MEASURED_BYTES = 8 << 20
 """Smaller layers show nothing of the rate."""
-
-QUIET_SECONDS, MOST_QUIET_SECONDS = 30.0, 600.0
-"""How long nothing is asked of a registry that does not answer; each time twice as long as before."""
 
 OFFER_SECONDS = 60.0
 """How long a submit may wait until its captured files are in the registry; then the build stays here."""
@@ -90,14 +100,20 @@ def may_be_shared(state: BuildState, checkpoint: str, in_farm: bool) -> bool:
     names = [planned.name for planned in state.plan.checkpoints]
     if checkpoint not in names or state.rebuild or state.variation:
         return False
-    index = names.index(checkpoint)
-    if any(planned.secrets for planned in state.plan.checkpoints[: index + 1]):
+    if reads_secrets(state, checkpoint):
         return False
-    return in_farm or not is_declined(state.plan, index)
+    return in_farm or not is_declined(state.plan, names.index(checkpoint))
+
+
+def reads_secrets(state: BuildState, checkpoint: str) -> bool:
+    """Whether a checkpoint of the build, or one before it, reads secrets."""
+    upto = state.plan.checkpoints[: state.index(checkpoint) + 1]
+    return any(planned.secrets for planned in upto)
 
 
 class SharedLayers:
-    """See the module. `in_farm`: the log is that of all servers that share the registry."""
+    """See the module. `host` is this member of the farm whose log is that of all servers that share the
+    registry; "" without a common log."""
 
     def __init__(
         self,
@@ -105,75 +121,92 @@ class SharedLayers:
         login: tuple[str, str] | None,
         stores: Stores,
         log: EventLog,
-        *,
-        in_farm: bool,
+        host: str,
     ) -> None:
         self._settings = settings
-        self._url = settings().farm_registry
+        self._link = Link(settings().farm_registry, login)
         self._stores = stores
         self._log = log
-        self._in_farm = in_farm
-        self._reading = reading_registry(self._url, login)
-        server = replace(self._reading.server, pauses=(1.0, 2.0), say=self._retrying)
-        self._writing = Registry(server, self._reading.name, login, "pull,push,delete")
-        self._offering = replace(self._reading, actions="pull,push")
-        self._pool = ThreadPoolExecutor(PUSHES, "layer-push")
-        self._lock = threading.Lock()
-        self._counts = dict.fromkeys(("sent", "come", "dropped", "refused"), 0)
-        self._waiting = 0
+        self._host = host
+        self._layers = Sender(self._link, "layers", PUSHES)
+        self._outputs = Sender(self._link, "outputs", 1)
+        self._artifacts = Sender(self._link, "outputs", 1)
         self._rate = FIRST_RATE
-        self._quiet_until, self._quiet_seconds = 0.0, QUIET_SECONDS
-        self._trouble = ""
         self._bringing: dict[str, threading.Event] = {}
-        self._closed = False
+        self._wrong: set[str] = set()
+        """The digests for which the registry has sent something else."""
 
     def close(self) -> None:
         """End with what is under way."""
-        self._closed = True
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._link.closed = True
+        for sender in (self._layers, self._outputs, self._artifacts):
+            sender.close()
 
     def state(self) -> SharingState:
-        counts = ", ".join(f"{count} {what}" for what, count in self._counts.items())
-        remedy = "builds make their layers themselves; look after the registry"
-        return SharingState(f"{self._url}: layers {counts}", self._trouble, remedy)
+        return self._link.state()
 
     def examine(self) -> SharingState:
-        try:
-            self._reading.check()
-        except (DcdError, OSError) as error:
-            remedy = error.resolution if isinstance(error, DcdError) else ""
-            return replace(self.state(), trouble=said(error), remedy=remedy)
-        return self.state()
+        return self._link.examine()
 
     def happened(self, before: BuildState | None, event: Event) -> None:
-        """Send the layer of a checkpoint that has completed, some time."""
+        """Send what an event says was made, some time."""
+        if before is None:
+            return
         done = event.data
-        if before is None or not isinstance(done, CheckpointCompleted) or not done.content:
-            return
-        if self._closed or not may_be_shared(before, done.checkpoint, self._in_farm):
-            return
-        if self._waiting >= MOST_WAITING or time.monotonic() < self._quiet_until:
-            self._count("dropped")
-            logger.warning(
-                "a layer is not shared", layer=done.key, reason="the registry lags behind"
-            )
-            return
-        with self._lock:
-            self._waiting += 1
-        self._pool.submit(self._send_quietly, event.build, done)
+        if isinstance(done, CheckpointCompleted) and self._is_shareable(before, done):
+            send = partial(self._send, event.build, done)
+            self._layers.send(send, "a layer is not shared", done.key)
+        if self._host:
+            self._send_output(before, done)
 
-    def _send_quietly(self, build: str, done: CheckpointCompleted) -> None:
+    def _is_shareable(self, state: BuildState, done: CheckpointCompleted) -> bool:
+        return bool(done.content) and may_be_shared(state, done.checkpoint, bool(self._host))
+
+    def _send_output(self, state: BuildState, done: Payload) -> None:
+        match done:
+            case CheckpointCompleted() | CheckpointFailed() | CheckpointInterrupted():
+                if not reads_secrets(state, done.checkpoint):
+                    send = partial(self._send_attempt, state, done.checkpoint, done.attempt)
+                    self._outputs.send(send, "the log of an attempt is not shared", state.id)
+            case ArtifactPublished(artifact):
+                if not reads_secrets(state, state.checkpoints[-1].name):
+                    path = self._stores.artifacts.path(state.id, artifact)
+                    send = partial(send_artifact, self._link.writing, state.id, artifact, path)
+                    self._artifacts.send(send, "an artifact is not shared", artifact.name)
+
+    def _send_attempt(self, state: BuildState, checkpoint: str, attempt: int) -> None:
+        outputs = Outputs(self._stores).of_attempt(state, checkpoint, attempt)
+        tag = attempt_tag(state.id, checkpoint, attempt)
+        if send_outputs(self._link.writing, tag, self._host, outputs):
+            self._link.succeeded("outputs", "sent")
+
+    def outputs(self, build: str, checkpoint: str, attempt: int) -> Sequence[SharedOutput]:
+        if not self._host or self._link.is_quiet:
+            return ()
         try:
-            self._send(build, done)
-        except NotFound:
-            pass  # removed meanwhile
+            found = self._link.reading.get_manifest(attempt_tag(build, checkpoint, attempt))
+            return tuple(read_outputs(found[1])) if found else ()
+        except (BadManifest, DcdError, OSError) as error:
+            self._link.failed("the log of an attempt does not come", build, error)
+            return ()
+
+    def has(self, digest: str) -> bool:
+        if not self._host or self._link.is_quiet or digest in self._wrong:
+            return False
+        try:
+            return self._link.reading.has_blob(digest)
         except (DcdError, OSError) as error:
-            if not self._closed:
-                self._count("dropped")
-                self._failed("a layer is not shared", done.key, error)
-        finally:
-            with self._lock:
-                self._waiting -= 1
+            self._link.failed("an artifact does not come", digest, error)
+            return False
+
+    def read(self, digest: str, size_bytes: int) -> Iterator[bytes]:
+        try:
+            yield from self._link.reading.get_blob(digest, size_bytes)
+        except DcdError as error:
+            self._link.failed("what another member has sent does not come", digest, error)
+            if not isinstance(error, Broken):
+                self._wrong.add(digest)
+            raise
 
     def _send(self, build: str, done: CheckpointCompleted) -> None:
         line = self._line(done)
@@ -200,9 +233,9 @@ class SharedLayers:
         if layer.directory.parent != self._stores.layers.directory:
             raise NotFound("its back end is another one")
         tag = tag_of(record.key, backend)
-        if self._writing.digest_of(tag):
+        if self._link.writing.digest_of(tag):
             return
-        began, sent = time.monotonic(), 0
+        began = time.monotonic()
         files = self._packages(record.resolved)
         self._require_space(layer.size_bytes)
         with self._stores.blobs.aside() as file:
@@ -212,27 +245,26 @@ class SharedLayers:
             pieces = {digest: Piece(Path(file.name), 0, file.seek(0, 2))}
             pieces |= {each: Piece(path, 0, path.stat().st_size) for each, path in files.items()}
             blobs = [BlobOf(each, piece.size_bytes) for each, piece in pieces.items()]
-            pieces[digest_of(EMPTY)] = Piece(Path(), 0, len(EMPTY), EMPTY)
-            for each, piece in pieces.items():
-                if self._closed:
-                    return
-                if not self._writing.has_blob(each):
-                    self._writing.put_blob(each, piece)
-                    sent += piece.size_bytes
-        shared = SharedLayer(
-            record.key,
-            record.parent or "",
-            content,
-            backend,
-            build,
-            record.seconds,
-            *(blobs[0], blobs[1:]),
-        )
-        self._writing.put_manifest(tag, MANIFEST, shared.manifest())
+            shared = SharedLayer(
+                record.key,
+                record.parent or "",
+                content,
+                backend,
+                build,
+                record.seconds,
+                *(blobs[0], tuple(blobs[1:])),
+            )
+            sent = self._link.writing.put_artifact(
+                tag, MANIFEST, shared.manifest(), pieces, self._require_open
+            )
         seconds = time.monotonic() - began
         self._measured(layer.size_bytes + sum(each.size_bytes for each in blobs[1:]), seconds)
-        self._succeeded("sent")
+        self._link.succeeded("layers", "sent")
         logger.info("layer shared", layer=record.key, sent_bytes=sent, seconds=round(seconds, 1))
+
+    def _require_open(self) -> None:
+        if self._link.closed:
+            raise _GivenUp("the daemon ends")
 
     def _packages(self, resolved: str) -> dict[str, Path]:
         """The files of the package store that a layer needs, by their digests: its list, and what that names.
@@ -248,7 +280,7 @@ class SharedLayers:
             self._rate += 0.3 * (size_bytes / max(seconds, 0.01) - self._rate)
 
     async def bring(self, build: str, key: str) -> bool:
-        if time.monotonic() < self._quiet_until:
+        if self._link.is_quiet:
             return False
         stop = self._bringing[build] = threading.Event()
         try:
@@ -267,17 +299,17 @@ class SharedLayers:
         except _GivenUp as error:
             logger.info("a layer does not come", layer=key, reason=str(error))
         except (Broken, OSError, Unavailable) as error:
-            self._failed("a layer does not come", key, error)
+            self._link.failed("a layer does not come", key, error)
         except (BadManifest, DcdError) as error:
-            self._count("refused")
-            self._trouble = f"layer {key[:12]} is refused: {error}".replace("\n", "; ")
+            self._link.count("layers", "refused")
+            self._link.report(f"layer {key[:12]} is refused: {error}")
             logger.error("a shared layer is refused; it is made again", layer=key, error=str(error))
         return False
 
     def _bring(self, key: str, stop: threading.Event, above: set[str]) -> bool:
         """Bring a layer after those below it. `above` are those that stand on it."""
         backend, layers = self._stores.layers.name, self._stores.layers
-        found = self._reading.get_manifest(tag_of(key, backend))
+        found = self._link.reading.get_manifest(tag_of(key, backend))
         if found is None:
             return False
         shared = read_manifest(found[1])
@@ -291,24 +323,23 @@ class SharedLayers:
             return False
         began = time.monotonic()
         longest = min(max(shared.seconds, LEAST_PULL_SECONDS), MOST_PULL_SECONDS)
-        self._require_space(2 * shared.packed.size_bytes)
+        packages = sum(blob.size_bytes for blob in shared.packages)
+        self._require_space(2 * (shared.packed.size_bytes + packages))
 
         def check() -> None:
-            if stop.is_set() or self._closed:
+            if stop.is_set() or self._link.closed:
                 raise _GivenUp("its build needs it no more")
             if time.monotonic() - began > longest:
                 raise _GivenUp(f"it takes more than {longest:g} s, as long as to make it")
 
         # What breaks off continues for as long.
-        server = replace(self._reading.server, say=lambda _: check())
-        registry = replace(self._reading, server=server)
+        server = replace(self._link.reading.server, say=lambda _: check())
+        registry = replace(self._link.reading, server=server)
 
         def receive(blob: BlobOf, file: IO[bytes]) -> None:
-            def take(piece: bytes) -> None:
+            for piece in registry.get_blob(blob.digest, blob.size_bytes):
                 check()
                 file.write(piece)
-
-            registry.get_blob(blob.digest, blob.size_bytes, take)
             file.flush()
             file.seek(0)
 
@@ -324,7 +355,7 @@ class SharedLayers:
             raise BadManifest(
                 "what it says of its products is not what the event of its checkpoint says"
             )
-        self._succeeded("come")
+        self._link.succeeded("layers", "come")
         seconds = round(time.monotonic() - began, 1)
         logger.info("layer came from the registry", layer=key, build=shared.build, seconds=seconds)
         return True
@@ -345,7 +376,7 @@ class SharedLayers:
 
     def _is_believed(self, shared: SharedLayer) -> bool:
         """Whether a layer that no event names may be used; see the module."""
-        return not self._in_farm and not self._log.known_builds([shared.build])
+        return not self._host and not self._log.known_builds([shared.build])
 
     def _require_space(self, size_bytes: int) -> None:
         settings = self._settings()
@@ -354,28 +385,29 @@ class SharedLayers:
             raise _GivenUp("there is no space for it")
 
     async def offer(self, digests: Sequence[str]) -> bool:
-        if not self._in_farm or time.monotonic() < self._quiet_until:
+        if not self._host or self._link.is_quiet:
             return False
-        sending = asyncio.to_thread(send_inputs, self._offering, self._stores.blobs, digests)
+        sending = asyncio.to_thread(send_inputs, self._link.offering, self._stores.blobs, digests)
         try:
             await asyncio.wait_for(sending, OFFER_SECONDS)
         except (DcdError, OSError, TimeoutError) as error:
-            self._failed("captured files are not shared", "", error)
+            self._link.failed("captured files are not shared", "", error)
             return False
         return True
 
     async def fetch(self, digests: Sequence[str]) -> bool:
         try:
-            await asyncio.to_thread(fetch_inputs, self._reading, self._stores.blobs, digests)
+            reading, blobs = self._link.reading, self._stores.blobs
+            await asyncio.to_thread(fetch_inputs, reading, blobs, digests, self._require_space)
         except (Broken, OSError) as error:
-            self._trouble = f"captured files of a build do not come: {error}".replace("\n", "; ")
+            self._link.report(f"captured files of a build do not come: {error}")
             return False
         except (DcdError, BadManifest) as error:
-            self._failed("captured files of a build are refused", "", error)
+            self._link.failed("captured files of a build are refused", "", error)
         return True
 
     async def collect(self) -> int:
-        if time.monotonic() < self._quiet_until:
+        if self._link.is_quiet:
             return 0
         return await asyncio.to_thread(self._collect_quietly)
 
@@ -383,51 +415,42 @@ class SharedLayers:
         try:
             return sum(1 for _ in self._collect())
         except (DcdError, OSError) as error:
-            self._failed("shared layers are not removed", "", error)
+            self._link.failed("shared layers are not removed", "", error)
             return 0
 
     def _collect(self) -> Iterator[str]:
         """Remove the layers that builds of this log have shared and that none of it names any more. Those of
         other logs are left to their servers."""
-        tags = self._reading.tags()
+        tags = self._link.reading.tags()
         keys = {tag: key for tag in tags if (key := key_of_tag(tag))}
         named = self._log.known_keys(sorted(set(keys.values())))
         for tag, key in keys.items():
             if key in named:
                 continue
-            found = self._reading.get_manifest(tag)
+            found = self._link.reading.get_manifest(tag)
             try:
                 maker = read_manifest(found[1]).build if found else ""
             except BadManifest:
                 continue
             if found is None or not self._log.known_builds([maker]):
                 continue
-            if not self._writing.delete_manifest(found[0]):
-                self._trouble = "the registry deletes nothing (storage.delete.enabled)"
+            if not self._link.writing.delete_manifest(found[0]):
+                self._link.report("the registry deletes nothing (storage.delete.enabled)")
                 return
             logger.info("shared layer removed", layer=key, build=maker)
             yield key
-        inputs = self._log.inputs() if self._in_farm else ()
-        for digest in unneeded_inputs(self._reading, tags if self._in_farm else (), inputs):
-            self._writing.delete_manifest(digest)
+        if self._host:
+            for digest in self._unneeded(tags):
+                self._link.writing.delete_manifest(digest)
 
-    def _count(self, what: str) -> None:
-        with self._lock:
-            self._counts[what] += 1
-
-    def _succeeded(self, what: str) -> None:
-        self._count(what)
-        self._trouble, self._quiet_seconds = "", QUIET_SECONDS
-
-    def _failed(self, what: str, key: str, error: Exception) -> None:
-        if isinstance(error, Broken):
-            self._quiet_until = time.monotonic() + self._quiet_seconds
-            self._quiet_seconds = min(2 * self._quiet_seconds, MOST_QUIET_SECONDS)
-        self._trouble = f"{what}: {error}".replace("\n", "; ")
-        logger.warning(what, layer=key, error=str(error))
-
-    def _retrying(self, what: str) -> None:
-        logger.info("the registry for layers", news=what)
+    def _unneeded(self, tags: Sequence[str]) -> Iterator[str]:
+        """The digests of the manifests of captured files and outputs that no build of the farm names."""
+        yield from unneeded_inputs(self._link.reading, tags, self._log.inputs())
+        outputs = {tag: build for tag in tags if (build := build_of_tag(tag))}
+        removed = self._log.removed_among(set(outputs.values()))
+        for tag, build in outputs.items():
+            if build in removed and (digest := self._link.reading.digest_of(tag)):
+                yield digest
 
 
 class _GivenUp(DcdError):

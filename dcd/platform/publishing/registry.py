@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from urllib.parse import quote, urlencode, urljoin, urlsplit
 
 from dcd.platform.publishing.http import Answer, Broken, Piece, Server, server_of
@@ -28,6 +29,9 @@ _SLOWEST_BYTES = 64 << 10
 _TAGS = 1000
 """The number of tags that are asked for at once."""
 _ELSEWHERE = (302, 303, 307, 308)
+
+EMPTY = b"{}"
+"""The configuration of an artifact that has none."""
 
 ACCEPTED = ", ".join(
     (
@@ -124,6 +128,27 @@ class Registry:
         path = f"{self._base}/manifests/{quote(reference, safe=':')}"
         self._send("PUT", path, {"Content-Type": media_type}, content, ok=(201,))
 
+    def put_artifact(
+        self,
+        tag: str,
+        media_type: str,
+        manifest: bytes,
+        blobs: Mapping[str, Piece],
+        check: Callable[[], object] = lambda: None,
+    ) -> int:
+        """Send the manifest of an artifact without a configuration under a tag, after what the registry lacks
+        of the blobs that it names. Returns how many bytes of them were sent. `check` is called before each,
+        and its errors end it."""
+        sent = 0
+        empty = {_digest(EMPTY): Piece(Path(), 0, len(EMPTY), EMPTY)}
+        for digest, blob in (empty | dict(blobs)).items():
+            check()
+            if not self.has_blob(digest):
+                self.put_blob(digest, blob)
+                sent += blob.size_bytes
+        self.put_manifest(tag, media_type, manifest)
+        return sent
+
     def get_manifest(self, reference: str) -> tuple[str, bytes] | None:
         """The digest and the content of the manifest of a tag or digest; None when there is none. Raises
         CheckpointError, also for a content that does not have the digest."""
@@ -131,17 +156,17 @@ class Registry:
         answer = self._send("GET", path, {"Accept": ACCEPTED}, ok=(200, 404))
         if answer.status == 404:
             return None
-        digest = f"sha256:{hashlib.sha256(answer.body).hexdigest()}"
+        digest = _digest(answer.body)
         stated = reference if ":" in reference else answer.headers.get("docker-content-digest")
         if stated not in (None, digest):
             raise self._wrong(f"the manifest {reference}", digest)
         return digest, answer.body
 
-    def get_blob(self, digest: str, size_bytes: int, take: Callable[[bytes], object]) -> None:
-        """Hand a blob to `take` in pieces. Raises CheckpointError, also at the end for bytes that do not have
-        the digest, so what was taken is of use only after the return; and what `take` raises."""
+    def get_blob(self, digest: str, size_bytes: int) -> Iterator[bytes]:
+        """The pieces of a blob. Raises CheckpointError, also for bytes that do not have the digest: the last
+        piece comes when all are right, so what has come is of use only at the end."""
         path, breaks, got = f"{self._base}/blobs/{digest}", 0, 0
-        found = hashlib.sha256()
+        found, held = hashlib.sha256(), b""
         deadline = time.monotonic() + self.server.timeout_seconds + size_bytes / _SLOWEST_BYTES
         while True:
             broken: CheckpointError | None = None
@@ -157,7 +182,9 @@ class Registry:
                         if got > size_bytes:
                             raise self._wrong(f"the blob {digest}", f"more than {size_bytes} bytes")
                         found.update(new)
-                        take(new)
+                        if new and held:
+                            yield held
+                        held = new or held
             except Broken as error:
                 broken = error
             if got == size_bytes:
@@ -169,6 +196,8 @@ class Registry:
             time.sleep(self.server.pauses[0] if self.server.pauses else 0)
         if f"sha256:{found.hexdigest()}" != digest:
             raise self._wrong(f"the blob {digest}", f"sha256:{found.hexdigest()}")
+        if held:
+            yield held
 
     @contextmanager
     def _blob(self, path: str, start: int) -> Iterator[tuple[Answer, Iterator[bytes]]]:
@@ -296,6 +325,10 @@ class Registry:
         except (ValueError, KeyError, AttributeError):
             raise CheckpointError(f"{giver.host} gives no token for {self.name}") from None
         self._tokens["Authorization"] = f"Bearer {token}"
+
+
+def _digest(content: bytes) -> str:
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
 
 
 def _naming(place: str, digest: str) -> str:

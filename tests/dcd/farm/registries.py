@@ -1,11 +1,14 @@
-"""Debian's docker-registry for tests, and a manifest whose checkpoints take a while."""
+"""Registries for tests: Debian's docker-registry, and one in memory."""
 
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
+from dcd.platform.publishing.http import Piece
 from tests.dcd.checkpoints.publishing import answers, free_port
 
 CONFIG = """version: 0.1
@@ -68,6 +71,31 @@ class RunningRegistry:
         """The files of all blobs, the largest last."""
         found = (self.directory / "docker/registry/v2/blobs").glob("sha256/*/*/data")
         return sorted(found, key=lambda path: path.stat().st_size)
+
+
+class Offered:
+    """A registry in memory."""
+
+    def __init__(self) -> None:
+        self.manifests: dict[str, bytes] = {}
+        self.blobs: dict[str, bytes] = {}
+
+    def digest_of(self, tag: str) -> str:
+        content = self.manifests.get(tag)
+        return f"sha256:{sha256(content).hexdigest()}" if content else ""
+
+    def put_artifact(
+        self, tag: str, media_type: str, manifest: bytes, blobs: Mapping[str, Piece], *_: Any
+    ) -> int:
+        self.blobs |= {digest: b"".join(piece.chunks()) for digest, piece in blobs.items()}
+        self.manifests[tag] = manifest
+        return len(blobs)
+
+    def get_manifest(self, tag: str) -> tuple[str, bytes] | None:
+        return (self.digest_of(tag), self.manifests[tag]) if tag in self.manifests else None
+
+    def get_blob(self, digest: str, size_bytes: int) -> Iterator[bytes]:
+        yield self.blobs[digest]
 
 
 @contextmanager
