@@ -98,7 +98,9 @@ def _is_running(args: argparse.Namespace, log: Json) -> bool:
 
 
 def _lacking(args: argparse.Namespace, build: Json, chosen: list[Json]) -> Json | None:
-    """The newest attempt that is asked for, if its log is not among those that are here."""
+    """The newest attempt that is asked for, if its log is not among those that this member of a farm has."""
+    if not build.get("host"):
+        return None
     ran = [
         {"checkpoint": item["name"], "attempt": args.attempt or item["attempts"]}
         for item in build["checkpoints"]

@@ -13,6 +13,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,6 +25,8 @@ from statemachine.errors import CheckpointError
 PIECE_BYTES = 16 << 20
 _BREAKS = 8
 """How often the sending, or the fetching, of one blob may break off."""
+_THREADS = 4
+"""How many blobs of an artifact are sent at once."""
 _SLOWEST_BYTES = 64 << 10
 """In a second: a registry that sends less is given up."""
 _TAGS = 1000
@@ -139,13 +142,18 @@ class Registry:
         """Send the manifest of an artifact without a configuration under a tag, after what the registry lacks
         of the blobs that it names. Returns how many bytes of them were sent. `check` is called before each,
         and its errors end it."""
-        sent = 0
-        empty = {_digest(EMPTY): Piece(Path(), 0, len(EMPTY), EMPTY)}
-        for digest, blob in (empty | dict(blobs)).items():
+
+        def send(digest: str, blob: Piece) -> int:
             check()
-            if not self.has_blob(digest):
-                self.put_blob(digest, blob)
-                sent += blob.size_bytes
+            if self.has_blob(digest):
+                return 0
+            self.put_blob(digest, blob)
+            return blob.size_bytes
+
+        empty = Piece(Path(), 0, len(EMPTY), EMPTY)
+        sent = send(_digest(EMPTY), empty)  # and log in
+        with ThreadPoolExecutor(_THREADS) as threads:
+            sent += sum(threads.map(send, blobs.keys(), blobs.values()))
         self.put_manifest(tag, media_type, manifest)
         return sent
 
