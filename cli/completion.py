@@ -23,7 +23,11 @@ MOST_BUILDS = 100
 OF_GROUPS = ("follow", "status", "cancel", "retry", "rm")
 """Commands that take a group's id where they take a build's."""
 
-FITTING = {"retry": ("failed",), "resume": ("failed", "paused")}
+FITTING = {
+    "retry": ("failed",),
+    "resume": ("failed", "paused"),
+    "move": ("queued", "running"),
+}
 """Commands that are possible in some states only."""
 
 Candidate = tuple[str, str]
@@ -174,6 +178,8 @@ class _Line:
                 yield from self._groups()
         elif metavar == "GROUP":
             yield from self._groups()
+        elif metavar == "HOST":
+            yield from ((each["host"], each["state"]) for each in self._ask("/v1/hosts")["hosts"])
         elif metavar == "CHECKPOINT":
             yield from self._checkpoints()
         elif metavar == "NAME" and self.command == "download":

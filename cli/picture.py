@@ -135,6 +135,8 @@ def _note(kind: str, data: Json) -> str:
     match kind:
         case "BuildPlaced":
             return f"taken by {data['host']}"
+        case "MoveRequested":
+            return f"moves to {data['to'] or 'another member'}"
         case "PauseRequested" if data["before"] is None:
             return "pausing after the running checkpoint"
         case "PauseRequested":

@@ -115,6 +115,7 @@ class BuildState:
     `reproduces`, `variation`, `locked`, `profiles`, `group`, `cell`, `require` and `requires` as in
     BuildSubmitted. The build has worked for `worked_seconds` until it last stopped, and works again since
     `working_since`. `host` and `epoch` are those of the last BuildPlaced; "" and 0 on a single machine.
+    `moves_to` is that of a MoveRequested that is not fulfilled; None without one.
     """
 
     id: str
@@ -157,6 +158,7 @@ class BuildState:
     working_since: datetime | None = None
     host: str = ""
     epoch: int = 0
+    moves_to: str | None = None
     submitted_position: int = 0
     sequence: int = 0
     log_position: int = 0

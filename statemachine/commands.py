@@ -82,6 +82,13 @@ class RequestCancel:
 
 
 @dataclass(frozen=True, slots=True)
+class RequestMove:
+    """Have the member `to` of the farm ("": any other one) drive the build, after its running checkpoint."""
+
+    to: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Remove:
     """Remove the artifacts and logs of an ended build. The event is appended before the files are removed."""
 
@@ -121,6 +128,7 @@ Command = (
     | Resume
     | Retry
     | RequestCancel
+    | RequestMove
     | Remove
     | FailCheckpoint
     | InterruptCheckpoint
@@ -201,6 +209,8 @@ def _payloads(state: BuildState, command: Command) -> tuple[events.Payload, ...]
             return _retry(state)
         case RequestCancel():
             return _cancel(state)
+        case RequestMove():
+            return _move(state, command)
         case Remove():
             return () if state.removed else (events.BuildRemoved(),)
         case FailCheckpoint():
@@ -331,6 +341,21 @@ def _cancel(state: BuildState) -> tuple[events.Payload, ...]:
     if state.lifecycle in AT_WORK:
         return (events.CancelRequested(),)
     return (events.CancelRequested(), events.BuildCancelled())
+
+
+def _move(state: BuildState, command: RequestMove) -> tuple[events.Payload, ...]:
+    stops = "it stops after its running checkpoint"
+    advice = {
+        Lifecycle.PAUSING: (stops, "wait until it is paused, and resume it"),
+        Lifecycle.PAUSED: (_UNDRIVEN, f"continue it: dcctl resume {state.id}"),
+        Lifecycle.FAILED: (_UNDRIVEN, f"continue it: dcctl retry {state.id}"),
+    }.get(state.lifecycle)
+    if advice is not None:
+        raise Refused(f"cannot move build {state.id}: it is {state.lifecycle}", *advice)
+    return () if state.moves_to == command.to else (events.MoveRequested(command.to),)
+
+
+_UNDRIVEN = "no member drives it, and any that has its labels may take it when it continues"
 
 
 def _fail(state: BuildState, command: FailCheckpoint) -> tuple[events.Payload, ...]:

@@ -79,6 +79,14 @@ class BuildPlaced(Payload):
 
 
 @dataclass(frozen=True, slots=True)
+class MoveRequested(Payload):
+    """A move was requested: the build leaves its member of the farm, after its running checkpoint, for the
+    member `to` ("": any other one). The next BuildPlaced fulfils it."""
+
+    to: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class BuildStarted(Payload):
     """The scheduler gave the build a slot, for the first time or after a resume. `builder` is the URI that
     names the build server, `version` that of dcd, `backend` the back end of layers; "" in events of version

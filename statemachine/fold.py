@@ -89,7 +89,12 @@ def _applied(state: BuildState, payload: events.Payload) -> BuildState:
     """The state after `payload`, except for the lifecycle."""
     match payload:
         case events.BuildPlaced():
-            return replace(state, host=payload.host, epoch=payload.epoch)
+            reason = state.reason if state.moves_to is None else ""
+            placed = replace(state, host=payload.host, epoch=payload.epoch)
+            return replace(placed, moves_to=None, reason=reason)
+        case events.MoveRequested():
+            goal = payload.to or "another member"
+            return replace(state, moves_to=payload.to, reason=f"a move to {goal} was requested")
         case events.BuildStarted():
             return replace(state, reason="")
         case events.CheckpointStarted():

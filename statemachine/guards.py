@@ -24,6 +24,13 @@ def is_newer_epoch(state: BuildState, payload: events.BuildPlaced) -> None:
         raise Refused(f"epoch {payload.epoch} is over: {state.host} took it in epoch {state.epoch}")
 
 
+def moves(state: BuildState, payload: events.MoveRequested) -> None:
+    """A build goes to another member than the one that drives it, unless it is leaving that one."""
+    working = state.lifecycle == "running" and state.moves_to is None
+    if working and payload.to and payload.to == state.host:
+        raise Refused(f"{state.host} drives it already")
+
+
 def starts_next(state: BuildState, payload: events.CheckpointStarted) -> None:
     """An attempt starts at the first checkpoint that is not completed, under the next number."""
     is_next(state, payload)

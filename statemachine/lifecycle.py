@@ -39,6 +39,7 @@ _BEFORE_END = (QUEUED, RUNNING, PAUSING, PAUSED, FAILED)
 
 TRANSITIONS: tuple[Transition[Any], ...] = (
     Transition(events.BuildPlaced, (*_BEFORE_END, CANCELLING), None, guards.is_newer_epoch),
+    Transition(events.MoveRequested, (QUEUED, RUNNING), None, guards.moves),
     Transition(events.BuildStarted, (QUEUED,), RUNNING),
     Transition(events.CheckpointStarted, (RUNNING,), None, guards.starts_next),
     Transition(events.ResourceClaimed, AT_WORK, None, guards.in_attempt),

@@ -41,14 +41,15 @@ COMMANDS = {
     "PauseWithdrawn": "withdraw a pause of",
     "BuildResumed": "resume",
     "BuildRewound": "rewind",
+    "MoveRequested": "move",
     "CancelRequested": "cancel",
     "BuildRemoved": "rm",
 }
 """Event types that a person requests, with the name of the command."""
 
-_OPTIONS = ("BuildRewound", "PauseWithdrawn")
+_UNLISTED = ("BuildRewound", "PauseWithdrawn", "MoveRequested")
 """Those of these events that an option of another command requests (`resume --from`, `pause
---withdraw`)."""
+--withdraw`), or that are possible in a farm only."""
 
 
 @dataclass(slots=True)
@@ -222,7 +223,7 @@ def legal(state: BuildState) -> list[str]:
     if state.removed:
         return []
     triggers = _lifecycle_region.get_triggers(str(state.lifecycle))
-    return [word for kind, word in COMMANDS.items() if kind in triggers and kind not in _OPTIONS]
+    return [word for kind, word in COMMANDS.items() if kind in triggers and kind not in _UNLISTED]
 
 
 def _fire(region: Any, trigger: str, place: Place, state: BuildState, payload: Payload) -> None:

@@ -7,7 +7,7 @@ in the name is an underscore in the module's).
 """
 
 NAMES = (
-    *("build", "submit", "resume", "retry", "pause", "cancel", "rm"),
+    *("build", "submit", "resume", "retry", "pause", "move", "cancel", "rm"),
     *("status", "list", "top", "follow", "web", "events", "logs", "checkpoints"),
     *("diff", "bisect", "artifacts", "download"),
     *("provenance", "verify", "reproduce", "export", "rebuild"),

@@ -33,7 +33,7 @@ class Action(StrEnum):
 
     SEE = "see builds"
     SUBMIT = "submit builds"
-    CONTROL = "pause, resume, cancel or remove this build"
+    CONTROL = "pause, resume, move, cancel or remove this build"
     RUN_HOST_CODE = "run its own code on the host"
     ADMINISTER = "administer the daemon"
 

@@ -203,6 +203,13 @@ async def cancel(api: Api, request: Request) -> Response:
     return await _commanded(api, request, api.engine.cancel)
 
 
+async def move(api: Api, request: Request) -> Response:
+    build = await api.controlled(request)
+    body = await body_of(request, schemas.MoveRequest)
+    state = await api.engine.move(build, body.to or "", actor_of(request.scope))
+    return json_response(await api.view(request, state))
+
+
 async def remove(api: Api, request: Request) -> Response:
     return await _commanded(api, request, api.engine.remove)
 

@@ -9,8 +9,7 @@ from starlette.responses import Response
 from dcd.api.access import Action
 from dcd.api.handling import Api
 from dcd.api.operations import json_response
-from dcd.engine.hosts import Host, Hosts, Wait
-from statemachine.errors import Refused
+from dcd.engine.hosts import Host, Hosts, Wait, in_farm
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +38,7 @@ async def resume_host(api: Api, request: Request) -> Response:
 
 async def _drain(api: Api, request: Request, *, draining: bool) -> Response:
     api.require(request, Action.ADMINISTER)
-    farm, host = _farm(api), request.path_params["host"]
+    farm, host = in_farm(api.engine.hosts), request.path_params["host"]
     await asyncio.to_thread(farm.drain, host, draining=draining)
     return json_response(await _list(farm))
 
@@ -57,13 +56,3 @@ def problems(api: Api) -> list[str]:
     found = [f"{trouble.brief}: {trouble.details}"] if trouble else []
     own = (each for each in census.hosts if each.host == api.records.host)
     return found + [f"{each.host}: {what}" for each in own for what in each.warnings]
-
-
-def _farm(api: Api) -> Hosts:
-    if api.engine.hosts is None:
-        raise Refused(
-            "this daemon is no member of a farm",
-            "it builds alone, and has no table [farm] in its configuration",
-            "docs/explanation/farm.md says how a farm is made",
-        )
-    return api.engine.hosts

@@ -126,7 +126,7 @@ class Api:
         if hosts is None or state.lifecycle is not Lifecycle.QUEUED:
             return ""
         try:
-            return await asyncio.to_thread(hosts.why_waits, state.requires)
+            return await asyncio.to_thread(hosts.why_waits, state)
         except Unavailable as error:
             return error.brief
 

@@ -29,6 +29,7 @@ from statemachine.rebuild import Rebuild
 from statemachine.results import Artifact, ErrorInfo, Publication
 
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+HostName = Annotated[str, Meta(min_length=1, max_length=128)]
 CheckpointName = Annotated[str, Meta(min_length=1, max_length=128)]
 ShortText = Annotated[str, Meta(max_length=4096)]
 
@@ -130,6 +131,12 @@ class ResumeRequest(Request, frozen=True, rename={"rewind_to": "from"}):
     files: Files = {}
     parameters: Parameters | None = None
     profiles: Profiles | None = None
+
+
+class MoveRequest(Request, frozen=True):
+    """Body of `move`: the member of the farm that is to drive the build; None: any other than its own."""
+
+    to: HostName | None = None
 
 
 class ReproduceRequest(Request, frozen=True, rename={"first": "from"}):

@@ -19,7 +19,7 @@ from dcd.engine.builds import Builds
 from dcd.engine.differences import ComparedBuilds
 from dcd.engine.garbage import Collector
 from dcd.engine.groups import Axis, planned_group
-from dcd.engine.hosts import Hosts
+from dcd.engine.hosts import Hosts, in_farm
 from dcd.engine.locked import known_repositories, require_packages_here
 from dcd.engine.losses import NO_LOSSES, Losses
 from dcd.engine.manifests import Manifests, ManifestSource, Options, Permit, all_labels
@@ -41,14 +41,16 @@ from dcd.notify.notifier import Notifier
 from dcd.planner.client import Planning
 from dcd.planning import plan as planning
 from dcd.planning.history import History
+from dcd.planning.labels import code_label
 from dcd.planning.preview import compared
 from dcd.platform.host_labels import of_host
-from statemachine.build import BuildState
+from statemachine.build import BuildState, Lifecycle
 from statemachine.commands import (
     Command,
     Remove,
     Replacement,
     RequestCancel,
+    RequestMove,
     RequestPause,
     Resume,
     Retry,
@@ -235,14 +237,17 @@ class Engine:
     async def _labels(
         self, wanted: tuple[str, ...], inputs: Sequence[InputFile], locked: Locked | None
     ) -> tuple[str, ...]:
-        """The labels that a build requires of the host. In a farm the packages of a locked build are on this
-        member only, and so are captured files that no registry takes."""
-        host = self._builds.host
-        if not host or not (inputs or locked):
-            return wanted
-        if locked is None and await self.sharing.offer([file.sha256 for file in inputs]):
-            return wanted
-        return tuple(sorted({*wanted, of_host(host)}))
+        """The labels that a build requires of the host. In a farm other code would give it other keys, the
+        packages of a locked build are on this member only, and so are captured files that no registry
+        takes."""
+        host, found = self._builds.host, {*wanted}
+        if host:
+            found.add(await asyncio.to_thread(code_label))
+        if host and (
+            locked or (inputs and not await self.sharing.offer([file.sha256 for file in inputs]))
+        ):
+            found.add(of_host(host))
+        return tuple(sorted(found))
 
     async def lock(
         self, source: ManifestSource, options: Options, actor: Actor, permit: Permit
@@ -349,6 +354,16 @@ class Engine:
         """Cancel the build; a running attempt is stopped."""
         _, state = await self._transition(build, RequestCancel(), actor)
         self._runner.stop(build, "cancelled")
+        return state
+
+    async def move(self, build: str, to: str, actor: Actor) -> BuildState:
+        """Have another member of the farm drive the build, after its running checkpoint: `to`, or any other
+        ("") that has its labels. Raises UsageError on a single machine, NotFound, Refused."""
+        farm = in_farm(self.hosts)
+        state = await self._builds.state(build)
+        if state.lifecycle in (Lifecycle.QUEUED, Lifecycle.RUNNING):
+            await asyncio.to_thread(farm.require_move, state, to)
+        _, state = await self._transition(build, RequestMove(to), actor)
         return state
 
     async def remove(self, build: str, actor: Actor) -> BuildState:

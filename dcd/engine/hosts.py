@@ -1,11 +1,12 @@
 """The members of a farm, as the API shows them. A single machine has none."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from dcd.doctor import HostCheck
-from statemachine.errors import DcdError
+from statemachine.build import BuildState
+from statemachine.errors import DcdError, UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,5 +66,20 @@ class Hosts(Protocol):
         """Let a member take no more builds and hand over those that it has after their running checkpoints,
         or take builds again. Raises NotFound."""
 
-    def why_waits(self, requires: Collection[str]) -> str:
+    def why_waits(self, build: BuildState) -> str:
         """Why no member takes a queued build, for people; "" when one may."""
+
+    def require_move(self, build: BuildState, to: str) -> None:
+        """Raise Refused unless the member `to`, or any other ("") than its own, may drive the build, NotFound
+        when there is no such member."""
+
+
+def in_farm(hosts: Hosts | None) -> Hosts:
+    """The members of the farm. Raises UsageError on a single machine."""
+    if hosts is None:
+        raise UsageError(
+            "this daemon is no member of a farm",
+            "it builds alone, and has no table [farm] in its configuration",
+            "docs/explanation/farm.md says how a farm is made",
+        )
+    return hosts

@@ -37,6 +37,7 @@ from dcd.planner.client import HERE, Planning
 from dcd.planning import plan as planning
 from dcd.planning.action import decide_action
 from dcd.planning.ground import Ground, choose_ground
+from dcd.planning.labels import with_code
 from statemachine.build import BuildState
 from statemachine.commands import Change, FailCheckpoint, InterruptCheckpoint, Pause, Start
 from statemachine.errors import DcdError, NotFound, Refused, Unavailable
@@ -156,7 +157,7 @@ class Runner:
         except Refused:
             return  # paused, cancelled or taken by another member just before its turn
         refusals = 0
-        while not (self.stopping or build in self._leaving):
+        while not (self.stopping or self._leaves(state)):
             try:
                 after = await self._step(state)
                 refusals = 0
@@ -172,6 +173,11 @@ class Runner:
             if after is None:
                 return
             state = after
+
+    def _leaves(self, state: BuildState) -> bool:
+        """Whether the build is to continue elsewhere. One that is made is delivered here: elsewhere all of it
+        would be made again."""
+        return state.id in self._leaving and state.next is not None
 
     def _start(self) -> Start:
         builder = self._resources.settings().builder_id
@@ -359,6 +365,7 @@ class Runner:
                 found = await self._resources.planner.ask(tasks.EXTERNAL, question)
         digests = self.stores.privileged.secret_digests
         found |= await asyncio.to_thread(secret_state, planned.secrets, digests)
+        found = with_code(found, state.requires)
         return None if found == recorded else found
 
     async def _is_locked_result(self, state: BuildState, layer: Layer) -> bool:

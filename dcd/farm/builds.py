@@ -21,6 +21,7 @@ from statemachine.errors import DcdError
 from statemachine.events import Actor, BuildPlaced, Event, Payload
 from statemachine.machine import BuildMachine
 from store.eventlog import Conflict, DuplicateSubmission, EventLog, Fenced
+from store.eventlog.interface import May, whatever
 
 logger = structlog.get_logger()
 
@@ -89,10 +90,10 @@ class FarmBuilds(Builds):
         """Whether this member may drive the build, as far as it knows."""
         return build in self._owned
 
-    async def take(self, build: str) -> BuildState:
+    async def take(self, build: str, may: May = whatever) -> BuildState:
         """Make this member the owner of a build. Raises as `EventLog.take`."""
         async with self._lock(build):
-            epoch = await self.ask(self.log.take, build, self.host)
+            epoch = await self.ask(self.log.take, build, self.host, may)
             machine = await self._rehydrate(build)
             self._resting.pop(build, None)
             self._machines[build] = machine

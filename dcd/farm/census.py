@@ -5,7 +5,8 @@ from dataclasses import replace
 from typing import Protocol
 
 from dcd.engine.hosts import Census, Host, Wait
-from dcd.farm.placing import is_alive, obstacle, shown, why_waits
+from dcd.farm.placing import is_alive, obstacle, shown
+from dcd.farm.takers import Placed, queue_of, why_queued
 from dcd.platform.host_labels import plain
 from store.eventlog.postgresql.members import Member
 
@@ -14,15 +15,13 @@ CLOCK_SECONDS = 5.0
 certificates may be refused. Nothing is decided by it."""
 
 
-class Queued(Protocol):
+class Queued(Placed, Protocol):
     """What is known of an unfinished build (`dcd.farm.jobs.Situation`)."""
 
     @property
     def build(self) -> str: ...
     @property
     def state(self) -> str: ...
-    @property
-    def requires(self) -> Sequence[str]: ...
 
 
 def host_of(member: Member, lost_seconds: float, version: str) -> Host:
@@ -61,20 +60,20 @@ def census_of(
     members: Sequence[Member], builds: Iterable[Queued], lost_seconds: float, version: str
 ) -> Census:
     """What one look at the database has found."""
-    known: dict[frozenset[str], Wait] = {}
+    known: dict[str, Wait] = {}
     waits = []
     for each in builds:
         if each.state != "queued":
             continue
-        requires = frozenset(each.requires)
-        if requires not in known:
-            known[requires] = Wait(
+        queue = queue_of(each)
+        if queue not in known:
+            known[queue] = Wait(
                 "",
-                plain(requires),
-                obstacle(requires, members, lost_seconds),
-                why_waits(requires, members, lost_seconds),
+                plain(each.requires),
+                obstacle(each.requires, members, lost_seconds),
+                why_queued(each, members, lost_seconds),
             )
-        waits.append(replace(known[requires], build=each.build))
+        waits.append(replace(known[queue], build=each.build))
     return Census([host_of(each, lost_seconds, version) for each in members], waits)
 
 

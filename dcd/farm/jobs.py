@@ -10,6 +10,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+from dcd.farm.takers import queue_of
+
 RUNNABLE = frozenset({"queued", "running", "pausing", "cancelling"})
 """The states, as in the log, in which some member is to drive a build."""
 
@@ -18,7 +20,8 @@ RUNNABLE = frozenset({"queued", "running", "pausing", "cancelling"})
 class Situation:
     """An unfinished build: its state, its owner ("": none yet) and epoch, and its job. `job` is the id of one
     that is queued or taken, None without one; `worker_lost` says that the worker which took the job has
-    been silent too long (False for a queued one). `priority` and `requires` are the build's."""
+    been silent too long (False for a queued one); `queue` is its queue. `priority`, `requires` and
+    `moves_to` are the build's."""
 
     build: str
     state: str
@@ -29,6 +32,13 @@ class Situation:
     worker_lost: bool = False
     priority: int = 0
     requires: Sequence[str] = ()
+    moves_to: str | None = None
+    queue: str | None = None
+
+    @property
+    def misplaced(self) -> bool:
+        """Whether the job is in a queue of members that are not to take the build any more."""
+        return self.queue is not None and self.queue != queue_of(self)
 
 
 class Next(Enum):
@@ -59,7 +69,7 @@ def next_for(
         return (
             Next.CONTINUE
         )  # even if it has a job: other members make one for a build of a lost member
-    if found.job is not None and not found.fetched:
+    if found.job is not None and not (found.fetched or found.misplaced):
         return Next.NOTHING  # somebody will take it
     if found.state == "queued":
         # The worker that has the job is about to take the build.

@@ -4,7 +4,7 @@ Only a daemon with the table `[farm]` in its configuration imports this; it need
 """
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -20,16 +20,18 @@ from dcd.engine.runner import Runner
 from dcd.farm.builds import FarmBuilds
 from dcd.farm.census import host_of
 from dcd.farm.examination import examine
-from dcd.farm.placing import why_waits
 from dcd.farm.queue import WAIT_SECONDS, Queue
 from dcd.farm.scheduler import FarmScheduler
+from dcd.farm.takers import why_not_moved, why_queued
 from dcd.launcher.client import Privileged
-from statemachine.errors import Unavailable, UsageError
-from statemachine.events import BuildResumed, BuildSubmitted, Event
+from dcd.planning.labels import code_label
+from statemachine.build import BuildState
+from statemachine.errors import Refused, Unavailable, UsageError
+from statemachine.events import BuildResumed, BuildSubmitted, Event, MoveRequested
 from store.eventlog import EventLog
 from store.eventlog.postgresql.connection import connect, explained
 from store.eventlog.postgresql.log import PostgresqlLog
-from store.eventlog.postgresql.members import drain, own_host
+from store.eventlog.postgresql.members import drain, no_member, own_host
 
 logger = structlog.get_logger()
 
@@ -64,6 +66,7 @@ class FarmMember:
     def builds(self, log: EventLog, broadcast: Broadcast) -> FarmBuilds:
         """The builds of the farm, as this member sees them."""
         self._builds = FarmBuilds(log, broadcast, self.host, self._heard, self._submitted)
+        self._builds.watch(self._recorded)
         return self._builds
 
     def scheduler(self, runner: Runner, privileged: Privileged) -> FarmScheduler:
@@ -75,7 +78,7 @@ class FarmMember:
             self._log.farm,
             self.host,
             self._scheduler,
-            sorted({*labels, *settings.farm_labels}),
+            sorted({*labels, *settings.farm_labels, code_label()}),
             settings.farm_lost_seconds,
         )
         return self._scheduler
@@ -102,9 +105,27 @@ class FarmMember:
         drain(self._dsn, host, draining)
         self._loop.call_soon_threadsafe(self._looked)
 
-    def why_waits(self, requires: Collection[str]) -> str:
+    def why_waits(self, build: BuildState) -> str:
         """See `dcd.engine.hosts.Hosts`."""
-        return why_waits(requires, self._log.members(), self._settings().farm_lost_seconds)
+        return why_queued(build, self._log.members(), self._settings().farm_lost_seconds)
+
+    def require_move(self, build: BuildState, to: str) -> None:
+        """See `dcd.engine.hosts.Hosts`."""
+        found = self._log.members()
+        if to and to not in [each.host for each in found]:
+            raise no_member(to)
+        if not (to or build.host):
+            raise Refused(
+                f"build {build.id} has no member yet that it could leave",
+                "any that has its labels may take it",
+                f"name the one that is to take it: dcctl move {build.id} --to HOST",
+            )
+        if why := why_not_moved(build, to, found, self._settings().farm_lost_seconds):
+            raise Refused(
+                f"cannot move build {build.id}: {why}",
+                "",
+                "`dcctl hosts` shows the members and their labels",
+            )
 
     async def run(self) -> None:
         """Work as a member until cancelled."""
@@ -133,8 +154,12 @@ class FarmMember:
         if self._scheduler is not None:
             self._scheduler.heard(event)
 
+    def _recorded(self, before: BuildState | None, event: Event) -> None:
+        if isinstance(event.data, MoveRequested):
+            self._heard(event)
+
     def _submitted(self, event: Event) -> None:
-        if isinstance(event.data, BuildSubmitted | BuildResumed):
+        if isinstance(event.data, BuildSubmitted | BuildResumed | MoveRequested):
             self._looked()
 
     def _looked(self) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from enum import StrEnum
 from typing import Protocol
 
-from dcd.platform.host_labels import of_host, public
+from dcd.platform.host_labels import of_code, of_host, public
 
 LONGEST_QUEUE = 40
 """In bytes. Procrastinate announces a job on the channel `procrastinate_queue_v1#QUEUE`; names of channels
@@ -41,8 +41,14 @@ def queue_name(requires: Collection[str]) -> str:
 
 
 def lacking(member: Labelled, requires: Collection[str]) -> list[str]:
-    """The labels that a member lacks for a build, sorted."""
-    return sorted(each for each in requires if not _has(member, each))
+    """The labels that a member lacks for a build, sorted. The code of the checkpoints is not among them: who
+    takes a build that was planned by other code is decided in `dcd.farm.takers`."""
+    return sorted(each for each in requires if not (is_code(each) or _has(member, each)))
+
+
+def is_code(label: str) -> bool:
+    """Whether a label names the code of checkpoints."""
+    return label.startswith(of_code(""))
 
 
 def _has(member: Labelled, label: str) -> bool:
@@ -97,7 +103,11 @@ def why_waits(requires: Collection[str], members: Sequence[Labelled], lost_secon
         )
         return f"every member with its labels is away: {', '.join(states)}"
     wanted = sorted(each for each in requires if ":" not in each)
-    missed = [each for each in requires if not any(_has(member, each) for member in members)]
+    missed = [
+        each
+        for each in requires
+        if not (is_code(each) or any(_has(member, each) for member in members))
+    ]
     if missed and not set(missed) & set(wanted):
         known = sorted(public(missed))
         known += ["its secrets"] if len(known) < len(missed) else []

@@ -1,7 +1,7 @@
 """The queue of a farm: a worker of Procrastinate in this daemon's event loop, and the reconciler.
 
-A job names a build; its queue is named by the labels that the build requires
-(`dcd.farm.placing.queue_name`), so a member listens to the queues that occur and that it satisfies. The
+A job names a build; its queue is named by the labels that the build requires, and where it moves
+(`dcd.farm.takers.queue_of`), so a member listens to the queues whose builds it is to take. The
 worker ends when its connection does, and is started again; builds that are driven do not end with it. Every
 `LOOK_SECONDS`, and when there is news, this member says that it lives, makes the jobs that are missing, and
 continues the builds that it drove before it started again (`dcd.farm.jobs`). While it stops it only says that
@@ -13,9 +13,10 @@ Source: https://procrastinate.readthedocs.io (workers, `lock`, `queueing_lock`, 
 import asyncio
 import contextlib
 import logging
+import math
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -30,8 +31,8 @@ from psycopg.rows import class_row
 from dcd.engine.hosts import Census
 from dcd.farm.census import aged, census_of
 from dcd.farm.jobs import Next, Situation, may_take, next_for
-from dcd.farm.placing import lacking, queue_name
 from dcd.farm.scheduler import FarmScheduler
+from dcd.farm.takers import Placed, queue_of, takers
 from statemachine.errors import DcdError, Unavailable
 from store.eventlog.postgresql.connection import (
     DEFAULTS,
@@ -74,14 +75,22 @@ of the database all of them. `store.eventlog.postgresql.members.lost` is more ca
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What one look at the database found: this member, the label sets of unfinished builds, the builds
-    that need a job, those that this member continues without one, and what people see of it."""
+    """What one look at the database found: this member, all members, the time after which a silent one is
+    gone as far as this one may judge, the queues of unfinished builds and whether this member is to take
+    them, the builds that need a job, those that this member continues without one, and what people see of
+    it."""
 
     me: Member
-    occurring: tuple[tuple[str, ...], ...] = ()
+    members: Sequence[Member] = ()
+    gone_seconds: float = math.inf
+    queues: Mapping[str, bool] = field(default_factory=dict)
     missing: tuple[Situation, ...] = ()
     left: tuple[Situation, ...] = ()
     census: Census | None = None
+
+    def may_take(self, build: Placed) -> bool:
+        """Whether this member is to take a build."""
+        return self.me in takers(build, self.members, self.gone_seconds)
 
 
 def application(dsn: str) -> procrastinate.App:
@@ -244,6 +253,7 @@ class Queue:
     async def _look_once(self) -> Found:
         found = await asyncio.to_thread(self._look, self._scheduler.driving)
         self._scheduler.draining = found.me.draining
+        self._scheduler.may_take = found.may_take
         self._listen_to(found)
         self._answers.set()
         if found.census is not None:
@@ -251,12 +261,9 @@ class Queue:
         return found
 
     def _listen_to(self, found: Found) -> None:
-        occurring = {queue_name(requires) for requires in found.occurring}
-        able = {
-            queue_name(requires) for requires in found.occurring if not lacking(found.me, requires)
-        }
+        able = {queue for queue, may in found.queues.items() if may}
         # Those that occur no more stay, so that the worker is seldom started again.
-        stay = {each for each in self._queues if each not in occurring}
+        stay = {each for each in self._queues if each not in found.queues}
         idle = found.me.draining or self._scheduler.stopping
         wanted = () if idle else tuple(sorted({*stay, *able}))
         if (wanted, self._scheduler.room) != (self._queues, self._room):
@@ -286,27 +293,23 @@ class Queue:
             raise Unavailable(f"{self._host} is no member of the farm any more")
         if self._scheduler.stopping:
             return Found(me)
+        # After an outage of the database everybody looks gone.
+        gone_seconds = self._lost_seconds if me.unbroken_seconds >= self._lost_seconds else math.inf
+        found = Found(me, everybody, gone_seconds)
         lost_hosts = lost(connection, self._lost_seconds)
         rows = self._runnable(connection)
+        queues = {queue_of(row): row for row in rows}
+        may = {queue: found.may_take(row) for queue, row in queues.items()}
         decided = [
-            (
-                row,
-                next_for(
-                    row,
-                    self._host,
-                    driving,
-                    lost_hosts,
-                    keeps=not (me.draining or lacking(me, row.requires)),
-                ),
-            )
+            (row, next_for(row, self._host, driving, lost_hosts, keeps=may[queue_of(row)]))
             for row in rows
         ]
-        return Found(
-            me,
-            tuple(sorted({tuple(row.requires) for row in rows})),
-            tuple(row for row, then in decided if then is Next.MAKE_JOB),
-            tuple(row for row, then in decided if then is Next.CONTINUE),
-            census_of(everybody, rows, self._lost_seconds, version("dcd")),
+        return replace(
+            found,
+            queues=may,
+            missing=tuple(row for row, then in decided if then is Next.MAKE_JOB),
+            left=tuple(row for row, then in decided if then is Next.CONTINUE),
+            census=census_of(everybody, rows, self._lost_seconds, version("dcd")),
         )
 
     def _runnable(self, connection: Connection) -> list[Situation]:
@@ -327,14 +330,14 @@ async def _put(app: procrastinate.App, missing: Situation, maker: str) -> None:
     await _drop_job(app, missing)
     put = app.configure_task(
         TASK,
-        queue=queue_name(missing.requires),
+        queue=queue_of(missing),
         lock=missing.build,
         queueing_lock=missing.build,
         priority=missing.priority,
     )
     with contextlib.suppress(exceptions.AlreadyEnqueued):  # another member was faster
         await put.defer_async(build=missing.build, epoch=missing.epoch, maker=maker)
-        logger.info("queued", build=missing.build, queue=queue_name(missing.requires))
+        logger.info("queued", build=missing.build, queue=queue_of(missing))
 
 
 async def _drop_job(app: procrastinate.App, found: Situation) -> None:
@@ -352,7 +355,8 @@ def _trouble(error: Exception) -> DcdError:
 
 
 _RUNNABLE = f"""
-    SELECT b.id AS build, b.state, p.host, p.epoch, b.priority, p.requires, j.id AS job,
+    SELECT b.id AS build, b.state, p.host, p.epoch, b.priority, p.requires, p.moves_to,
+        j.id AS job, j.queue_name AS queue,
         coalesce(j.status = 'doing', false) AS fetched,
         j.status = 'doing' AND (w.id IS NULL OR w.last_heartbeat < now() - make_interval(secs => %(seconds)s))
             AND pg_postmaster_start_time() < now() - make_interval(secs => %(seconds)s) IS TRUE AS worker_lost

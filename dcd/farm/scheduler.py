@@ -16,8 +16,9 @@ from dcd.engine.scheduler import Scheduler
 from dcd.farm.builds import FarmBuilds
 from statemachine.build import Lifecycle
 from statemachine.errors import DcdError, Unavailable
-from statemachine.events import BuildPlaced, CancelRequested, Event
+from statemachine.events import BuildPlaced, CancelRequested, Event, MoveRequested
 from store.eventlog import LogDamaged
+from store.eventlog.interface import May, whatever
 
 logger = structlog.get_logger()
 
@@ -40,6 +41,8 @@ class FarmScheduler(Scheduler):
         """Whether this member takes no builds, and hands over those that it has."""
         self._handed: set[str] = set()
         """The builds of jobs that this member has."""
+        self.may_take: May = whatever
+        """Whether this member is to take a build."""
 
     def wake(self) -> None:
         super().wake()
@@ -91,11 +94,13 @@ class FarmScheduler(Scheduler):
         if build in self._tasks or self._stopping or self.draining:
             return
         try:
-            state = await self._farm.take(build)
+            state = await self._farm.take(build, self.may_take)
         except DcdError as error:
             logger.info("the build is not taken", build=build, reason=str(error))
         else:
             self._start(state)
+            if state.moves_to is not None:  # by a command that came between
+                self.hand_over(build)
 
     async def stop(self, grace_seconds: float) -> None:
         self._stopping = True
@@ -103,7 +108,7 @@ class FarmScheduler(Scheduler):
         await super().stop(grace_seconds)
 
     def heard(self, event: Event) -> None:
-        """Act upon an event of an owned build that another member has appended."""
+        """Act upon an event of an owned build that this engine has not caused."""
         match event.data:
             case CancelRequested():
                 self._runner.stop(event.build, "cancelled")
@@ -111,11 +116,14 @@ class FarmScheduler(Scheduler):
                 self._runner.stop(event.build, "host-lost")
                 if event.build in self._tasks:
                     self._runner.leave(event.build)
+            case MoveRequested():
+                self.hand_over(event.build)
         self._runner.locks.recall(event.build)
 
     def hand_over(self, build: str) -> None:
         """Drive the build no longer than to the end of its running checkpoint."""
-        self._runner.leave(build)
+        if build in self._tasks:
+            self._runner.leave(build)
 
     def _start_builds(self) -> None:
         """The queue starts builds. Those that this member is to hand over go after their checkpoints."""

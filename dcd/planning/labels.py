@@ -1,17 +1,50 @@
 """The labels that a build requires of the host that makes it (`dcd.platform.host_labels`).
 
 They follow from the plan: the architecture of the image, the tools, the secrets; and from the manifest's
-`<placement>`.
+`<placement>`. In a farm one more names the code of the checkpoints that planned the build.
 """
 
-from collections.abc import Collection
+import hashlib
+from collections.abc import Collection, Mapping
+from functools import cache
+from pathlib import Path
 
+import dcd.checkpoints
 from dcd.checkpoints.architecture import image_architecture
+from dcd.construction.constructors import GROUP
 from dcd.manifest.doc import DataObjectCache, distro
 from dcd.manifest.objects import Require
-from dcd.platform.host_labels import of_secret, of_tool, plain, public
+from dcd.manifest.plugins import plugin_entries
+from dcd.platform.host_labels import of_code, of_secret, of_tool, plain, public
 from statemachine.errors import Unprepared, UsageError
 from statemachine.plan import Plan
+
+CODE = "dcd of the host"
+"""The name of the code of the checkpoints among the external state of a key."""
+
+
+@cache
+def code_label() -> str:
+    """The label of the code of this host's checkpoints: of the project's, and the versions of plug-ins. What
+    `checkpoint_modules` names is not in it. Blocking."""
+    plugins = [(each.value, each.dist and each.dist.version) for each in plugin_entries(GROUP)]
+    found = hashlib.sha256(repr(plugins).encode())
+    package = Path(dcd.checkpoints.__path__[0])
+    for path in sorted(package.rglob("*.py")):
+        content = path.read_bytes()
+        found.update(f"{path.relative_to(package)} {len(content)}\n".encode())
+        found.update(content)
+    return of_code(found.hexdigest()[:12])
+
+
+def with_code(external: Mapping[str, str], requires: Collection[str]) -> dict[str, str]:
+    """The external state in a checkpoint's key, with the code of this host's checkpoints where a build was
+    planned by other code: its plan has the digests of that."""
+    found = {name: state for name, state in external.items() if name != CODE}
+    planned = [label for label in requires if label.startswith(of_code(""))]
+    if planned and planned != [code_label()]:
+        found[CODE] = code_label().removeprefix(of_code(""))
+    return found
 
 
 def placement(doc: DataObjectCache) -> tuple[str, ...]:

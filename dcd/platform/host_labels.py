@@ -35,6 +35,11 @@ def of_host(name: str) -> str:
     return f"host:{name}"
 
 
+def of_code(digest: str) -> str:
+    """The label of the code of checkpoints with this digest."""
+    return f"dcd:{digest}"
+
+
 def public(labels: Iterable[str]) -> tuple[str, ...]:
     """The labels without those of secrets, whose names not everybody may know."""
     return tuple(each for each in labels if not each.startswith(of_secret("")))

@@ -16,7 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol, Self
 
-from statemachine.build import Lifecycle
+from statemachine.build import BuildState, Lifecycle
 from statemachine.errors import DcdError
 from statemachine.events import Actor, Event, Payload
 from store.eventlog.projection import BuildSummary
@@ -24,6 +24,14 @@ from store.eventlog.projection import BuildSummary
 OnCommit = Callable[[int, float | None], None]
 """Called after each commit with the last position and the duration in seconds (None: another member's
 commit), on a thread of the log: it must return at once (`loop.call_soon_threadsafe`)."""
+
+May = Callable[[BuildState], bool]
+"""Whether a member may take a build in this state."""
+
+
+def whatever(state: BuildState) -> bool:
+    """Any build may be taken."""
+    return True
 
 
 class EventLog(Protocol):
@@ -59,12 +67,13 @@ class EventLog(Protocol):
     def size_bytes(self) -> int:
         """The size of the log on this host's disks; 0 for a log elsewhere."""
 
-    def take(self, build: str, host: str) -> int:
+    def take(self, build: str, host: str, may: May = whatever) -> int:
         """Make `host`, this member, the owner of a build. Returns the build's new epoch. Blocks.
 
-        Appends BuildPlaced in the same transaction. Raises NotFound, Refused (the build has ended, this
-        member lacks a label that it requires), Conflict (another member took it at the same time),
-        Unavailable. In SQLite: always 1, and no event.
+        Appends BuildPlaced in the same transaction, if `may` allows it for the build as it is then. Raises
+        NotFound, Refused (the build has ended, this member lacks a label that it requires, or `may` does not
+        allow it), Conflict (another member took it at the same time), Unavailable. In SQLite: always 1, and
+        no event.
         """
 
     def append(

@@ -78,6 +78,8 @@ def test_the_expected_time_is_what_has_passed_and_what_is_left(tell, build) -> N
         (ev.PauseRequested(), ("note", "live", "pausing after the running checkpoint")),
         (ev.PauseRequested("iso"), ("note", "live", "will pause before iso")),
         (ev.PauseWithdrawn(), ("note", "live", "the requested pause is withdrawn")),
+        (ev.MoveRequested(), ("note", "live", "moves to another member")),
+        (ev.MoveRequested("b"), ("note", "live", "moves to b")),
         (ev.BuildPaused("x"), None),
         (ev.BuildResumed(), ("note", "live", "resumed")),
         (ev.BuildResumed(manifest_path="/m.xml"), ("note", "live", "resumed with /m.xml")),

@@ -97,6 +97,7 @@ COMMANDS = {
     "retry": ["k2"],
     "pause": ["k2"],
     "cancel": ["k2"],
+    "move": ["k2"],
     "rm": ["k2"],
     "status": ["k2"],
     "list": [],

@@ -57,7 +57,8 @@ def test_every_payload_survives_storage(cls: type[Payload]) -> None:
 
 def test_there_is_a_payload_for_every_event_of_the_design() -> None:
     assert set(codec.PAYLOADS) == {
-        "BuildSubmitted", "BuildPlaced", "BuildStarted", "CheckpointStarted", "ResourceClaimed",
+        "BuildSubmitted", "BuildPlaced", "MoveRequested", "BuildStarted", "CheckpointStarted",
+        "ResourceClaimed",
         "CheckpointReused", "CheckpointCompleted", "LayerDamaged", "CheckpointFailed",
         "CheckpointInterrupted", "PauseRequested", "PauseWithdrawn", "BuildPaused", "BuildResumed",
         "BuildRewound", "CancelRequested", "BuildCancelled", "ArtifactPublished", "BuildCompleted",

@@ -14,6 +14,7 @@ from statemachine.commands import (
     Pause,
     Remove,
     RequestCancel,
+    RequestMove,
     RequestPause,
     Resume,
     Retry,
@@ -229,6 +230,48 @@ def test_a_build_that_costs_three_hosts_in_a_row_is_parked(begin: Begin) -> None
         told = interrupt(build, "host-lost")
     assert told == ["CheckpointInterrupted", "BuildPaused"]
     assert "most recently by host-lost" in build.state.reason
+
+
+def test_a_move_is_requested_once_and_fulfilled_by_the_next_taking(begin: Begin) -> None:
+    build = begin().run_to(1)
+    build.do(BuildPlaced("a", 1))
+    build.start_next()
+    assert build.do(RequestMove("b")) == ["MoveRequested"]
+    assert build.do(RequestMove("b")) == []
+    assert (build.state.moves_to, build.state.reason) == ("b", "a move to b was requested")
+    assert build.do(RequestMove()) == ["MoveRequested"]
+    assert build.state.reason == "a move to another member was requested"
+    build.do(BuildPlaced("c", 2))
+    assert (build.state.moves_to, build.state.reason) == (None, "")
+
+
+def test_a_move_may_be_taken_back_while_the_checkpoint_runs(begin: Begin) -> None:
+    build = begin().run_to(1)
+    build.do(BuildPlaced("a", 1))
+    with pytest.raises(Refused, match="cannot move build b1: it is running") as caught:
+        build.do(RequestMove("a"))
+    assert caught.value.details == "a drives it already"
+    build.do(RequestMove("b"))
+    assert build.do(RequestMove("a")) == ["MoveRequested"]
+
+
+@pytest.mark.parametrize(
+    ("stop", "state", "advice"),
+    [
+        (Pause("because"), "paused", "continue it: dcctl resume b1"),
+        (BuildFailed(None, ErrorInfo("x")), "failed", "continue it: dcctl retry b1"),
+        (RequestPause(), "pausing", "wait until it is paused, and resume it"),
+        (RequestCancel(), "cancelling", "wait until it is cancelled"),
+    ],
+)
+def test_only_a_build_that_goes_on_by_itself_moves(
+    begin: Begin, stop: Any, state: str, advice: str
+) -> None:
+    build = begin().run_to(1)
+    build.do(stop)
+    with pytest.raises(Refused, match=f"cannot move build b1: it is {state}") as caught:
+        build.do(RequestMove())
+    assert caught.value.resolution == advice
 
 
 def test_a_resumed_build_gets_as_many_interruptions_again(begin: Begin) -> None:

@@ -37,6 +37,7 @@ from statemachine.events import (
     CheckpointReused,
     CheckpointStarted,
     LayerDamaged,
+    MoveRequested,
     PauseRequested,
     PauseWithdrawn,
     Payload,
@@ -85,6 +86,7 @@ def payloads(build: Any) -> dict[str, Payload]:
         type(payload).__name__: payload
         for payload in (
             BuildPlaced("a", 1),
+            MoveRequested(),
             BuildStarted(),
             CheckpointStarted("b", b.attempts + 1, b.key, "log"),
             ResourceClaimed("b", b.attempts, "target", "one"),
@@ -116,8 +118,8 @@ IN_ATTEMPT = {
 }
 
 LEGAL = {
-    "queued": {"BuildPlaced", "BuildStarted", "PauseRequested", "CancelRequested"},
-    "running": {"BuildPlaced", "PauseRequested", "CancelRequested"} | IN_ATTEMPT,
+    "queued": {"BuildPlaced", "MoveRequested", "BuildStarted", "PauseRequested", "CancelRequested"},
+    "running": {"BuildPlaced", "MoveRequested", "PauseRequested", "CancelRequested"} | IN_ATTEMPT,
     "pausing": {"BuildPlaced", "CancelRequested", "BuildResumed", "PauseWithdrawn"} | IN_ATTEMPT,
     "paused": {"BuildPlaced", "BuildPaused", "BuildResumed", "BuildRewound", "CancelRequested"},
     "failed": {"BuildPlaced", "BuildResumed", "BuildRewound", "CancelRequested"},
@@ -150,8 +152,8 @@ def test_between_checkpoints_a_running_build_can_start_reuse_pause_and_fail(
         name for name, payload in payloads(build).items() if not refused(build.machine, payload)
     }
     assert accepted == {
-        "BuildPlaced", "CheckpointStarted", "CheckpointReused", "LayerDamaged", "PauseRequested",
-        "BuildPaused", "BuildFailed", "CancelRequested",
+        "BuildPlaced", "MoveRequested", "CheckpointStarted", "CheckpointReused", "LayerDamaged",
+        "PauseRequested", "BuildPaused", "BuildFailed", "CancelRequested",
     }  # fmt: skip
 
 

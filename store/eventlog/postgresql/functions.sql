@@ -120,6 +120,8 @@ BEGIN
       INSERT INTO placements (build, epoch, host, requires)
         VALUES (build_id, 0, '', ARRAY(SELECT json_array_elements_text(document->'requires')))
         ON CONFLICT (build) DO UPDATE SET requires = excluded.requires;
+    ELSIF event.type = 'MoveRequested' THEN
+      UPDATE placements p SET moves_to = document->>'to' WHERE p.build = build_id;
     END IF;
   END LOOP;
   IF next_position = first_position THEN
@@ -225,7 +227,7 @@ END $$;
 
 -- Makes the calling member the owner of a build: the next epoch, and its event BuildPlaced, which the caller has
 -- hashed. Returns the position of the event. A label `tool:*` of a member stands for all that begin with `tool:`;
--- each has `host:` with its name.
+-- each has `host:` with its name, and nobody grants `dcd:`, the code of checkpoints: any code drives a build rightly.
 CREATE OR REPLACE FUNCTION dcd_take(build_id text, expected bigint, placed json, build_row json) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = dcd, pg_temp AS $$
 DECLARE
@@ -249,7 +251,8 @@ BEGIN
     RAISE EXCEPTION '% takes no more builds', me.host USING ERRCODE = 'DC009';
   END IF;
   SELECT string_agg(r, ' ') INTO lacking FROM unnest(owner.requires) r WHERE NOT EXISTS (
-    SELECT FROM unnest(me.labels) l WHERE l = r OR (l LIKE '%:*' AND starts_with(r, left(l, -1)))) AND r <> 'host:' || me.host;
+    SELECT FROM unnest(me.labels) l WHERE l = r OR (l LIKE '%:*' AND starts_with(r, left(l, -1)))) AND r <> 'host:' || me.host
+    AND NOT starts_with(r, 'dcd:');
   IF lacking IS NOT NULL THEN
     RAISE EXCEPTION '%', lacking USING ERRCODE = 'DC007';
   END IF;
@@ -259,7 +262,7 @@ BEGIN
     RAISE EXCEPTION 'the event does not say that % takes build % in epoch %', me.host, build_id, owner.epoch + 1
       USING ERRCODE = 'DC004';
   END IF;
-  UPDATE placements p SET epoch = owner.epoch + 1, host = me.host WHERE p.build = build_id;
+  UPDATE placements p SET epoch = owner.epoch + 1, host = me.host, moves_to = NULL WHERE p.build = build_id;
   RETURN dcd_write(build_id, expected, placed, build_row, '[]');
 END $$;
 

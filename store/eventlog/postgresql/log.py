@@ -19,7 +19,7 @@ from statemachine.events import Actor, BuildPlaced, Event
 from store.eventlog import projection
 from store.eventlog.errors import Conflict
 from store.eventlog.high_water import HighWater
-from store.eventlog.interface import OnCommit
+from store.eventlog.interface import May, OnCommit, whatever
 from store.eventlog.postgresql.connection import (
     another_farm,
     check,
@@ -111,7 +111,7 @@ class PostgresqlLog(Queries):
             assert isinstance(driver, psycopg.Connection)
             return members_by(driver)
 
-    def take(self, build: str, host: str) -> int:
+    def take(self, build: str, host: str, may: May = whatever) -> int:
         with explained(), connect_to(self._dsn, self.farm) as connection:
             started_at = None
             for _ in range(TRIES):
@@ -122,6 +122,8 @@ class PostgresqlLog(Queries):
                     started_at = state.epoch
                 if state.epoch != started_at:
                     break
+                if not may(state):
+                    raise Refused(f"build {build} is for another member than {host}")
                 request = Append((), Actor(), datetime.now(UTC))
                 placed = BuildPlaced(host, state.epoch + 1)
                 sent = prepare(request, Part(build, state.sequence, (placed,)), state).sent

@@ -165,8 +165,13 @@ def drain(dsn: str, host: str, draining: bool) -> None:
             connection.execute("SELECT dcd_drain(%s, %s)", [host, draining])
     except Unavailable as error:
         if isinstance(error.__cause__, psycopg.Error) and error.__cause__.sqlstate == "DC005":
-            raise NotFound(f"there is no member {host}", "", "`dcctl hosts` shows them") from error
+            raise no_member(host) from error
         raise
+
+
+def no_member(host: str) -> NotFound:
+    """The error for a host that is no member, for users."""
+    return NotFound(f"there is no member {host}", "", "`dcctl hosts` shows them")
 
 
 @contextmanager

@@ -81,8 +81,10 @@ placements = sa.Table(
     sa.Column("epoch", sa.BigInteger, nullable=False),
     sa.Column("host", TEXT, nullable=False),
     sa.Column("requires", postgresql.ARRAY(sa.Text), nullable=False),
+    sa.Column("moves_to", TEXT),
 )
-"""Who owns each build; "" and epoch 0 before the first taking."""
+"""Who owns each build; "" and epoch 0 before the first taking. `moves_to` is the member for which it is to
+leave its owner ("": any other one); NULL when it is to stay."""
 
 members = sa.Table(
     "members",

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from statemachine.errors import Unavailable
 from store.eventlog.errors import LogDamaged
 from store.eventlog.high_water import HighWater
-from store.eventlog.interface import OnCommit
+from store.eventlog.interface import May, OnCommit, whatever
 from store.eventlog.queries import Queries, no_build
 from store.eventlog.sqlite import database
 from store.eventlog.sqlite.reserve import Reserve
@@ -55,7 +55,7 @@ class SqliteLog(Queries):
         files = self.directory.glob(f"{self.path.name}*")
         return sum(path.stat().st_size for path in files)
 
-    def take(self, build: str, host: str) -> int:
+    def take(self, build: str, host: str, may: May = whatever) -> int:
         if not self.known_builds([build]):
             raise no_build(build)
         return EPOCH

@@ -104,7 +104,9 @@ def test_the_refusal_says_what_is_missing_and_who_can_give_it() -> None:
     with pytest.raises(PermissionDenied) as raised:
         require(replace(NOBODY, submit=("alice",)), ALICE, Action.CONTROL, owner=BOB.uid)
     error = raised.value
-    assert error.brief == "alice (uid 70001) may not pause, resume, cancel or remove this build"
+    assert (
+        error.brief == "alice (uid 70001) may not pause, resume, move, cancel or remove this build"
+    )
     assert error.details == "this needs operate; alice has observe, submit"
     assert "to `operate` in the daemon's configuration" in error.resolution
 

@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 
+from statemachine.errors import Refused
 from statemachine.events import Actor, BuildPlaced, Event
+from statemachine.machine import BuildMachine
 from store.eventlog import Fenced, SqliteLog
+from store.eventlog.interface import May, whatever
 
 
 class SharedLog(SqliteLog):
@@ -20,7 +23,9 @@ class SharedLog(SqliteLog):
         self.epochs: dict[str, int] = {}
         self._unfenced, self.append = self.append, self._fencing
 
-    def take(self, build: str, host: str) -> int:
+    def take(self, build: str, host: str, may: May = whatever) -> int:
+        if not may(BuildMachine.rehydrate(self.read_build(build)).state):
+            raise Refused(f"build {build} is for another member than {host}")
         epoch = self.epochs[build] = self.epochs.get(build, 0) + 1
         expected, placed = self.summary(build).sequence, BuildPlaced(host, epoch)
         self._unfenced(build, expected, (placed,), Actor(), datetime.now(UTC)).result()

@@ -17,6 +17,7 @@ from statemachine.commands import (
     FailCheckpoint,
     Pause,
     RequestCancel,
+    RequestMove,
     RequestPause,
     Resume,
     Start,
@@ -319,3 +320,16 @@ def test_another_manifest_for_a_locked_build_is_for_the_member_with_its_packages
     require_packages_here(state, "a")
     with pytest.raises(Refused, match="on another member: host:a"):
         require_packages_here(state, "b")
+
+
+def test_a_build_is_taken_by_those_for_whom_it_is_when_it_is_taken(log: SharedLog) -> None:
+    async def story(a: Member, b: Member, build: str) -> None:
+        await a.command(build, RequestMove("c"), PERSON)
+        with pytest.raises(Refused, match="is for another member than b"):
+            await b.take(build, lambda state: state.moves_to == "b")
+        assert (await b.state(build)).moves_to == "c", "nothing is lost"
+        c = Member(log, "c")
+        assert (await c.take(build, lambda state: state.moves_to == "c")).moves_to is None
+        await a.follow()
+
+    farm(log, story)

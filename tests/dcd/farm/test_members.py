@@ -29,6 +29,12 @@ MANIFEST = """<dc><distro name="x">{}<execution>
 <checkpoint name="one" mod_path="dcd/checkpoints/custom_script" checkpoint_class="CustomScript">
 <args>sleep {}</args></checkpoint></execution></distro></dc>"""
 
+TWO = MANIFEST.replace(
+    "</execution>",
+    """<checkpoint name="two" mod_path="dcd/checkpoints/custom_script" checkpoint_class="CustomScript">
+<args>true</args></checkpoint></execution>""",
+)
+
 
 def ip(*arguments: str) -> None:
     subprocess.run(["ip", *arguments], check=True)
@@ -99,9 +105,11 @@ class Farm:
         """Start the server."""
         self.cluster.start(f"listen_addresses={self.network.server}", namespace=self.network.space)
 
-    def submit(self, seconds: float = 4.0, placed: str = "", through: str = "a") -> str:
+    def submit(
+        self, seconds: float = 4.0, placed: str = "", through: str = "a", manifest: str = MANIFEST
+    ) -> str:
         path = self._manifests / "m.xml"
-        path.write_text(MANIFEST.format(placed, seconds))
+        path.write_text(manifest.format(placed, seconds))
         return self.members[through].submit(path, "--fresh")
 
     def owner(self, build: str) -> str:
@@ -119,6 +127,14 @@ class Farm:
     def kinds(self, build: str) -> list[str]:
         told = self.rows("SELECT type FROM events WHERE build = %s ORDER BY sequence", build)
         return [kind for (kind,) in told]
+
+    def owners(self, build: str) -> list[str]:
+        """The members that have taken the build, in order."""
+        query = (
+            "SELECT data::json->>'host' FROM events WHERE build = %s AND type = 'BuildPlaced'"
+            " ORDER BY sequence"
+        )
+        return [host for (host,) in self.rows(query, build)]
 
     def causes(self, build: str) -> list[str]:
         query = "SELECT data::json->>'cause' FROM events WHERE build = %s AND type = 'CheckpointInterrupted'"
@@ -233,6 +249,57 @@ def test_a_member_that_is_drained_hands_its_build_over_after_its_checkpoint(farm
     other.ctl("hosts", "drain", "moon", status=7)
 
 
+@pytest.mark.parametrize("through", ["owner", "goal"])
+def test_a_build_moves_after_its_checkpoint_whoever_hears_the_command(
+    farm: Farm, through: str
+) -> None:
+    build = farm.submit(2, manifest=TWO)
+    owner = farm.owner(build)
+    goal = "b" if owner == "a" else "a"
+    told = farm.members[owner if through == "owner" else goal].ctl("move", build, "--to", goal)
+    assert f"a move to {goal} was requested" in told
+    farm.until(lambda: farm.state(build) == "completed")
+    assert farm.owners(build) == [owner, goal]
+    assert farm.causes(build) == []
+    assert farm.kinds(build).count("BuildRewound") == 1, "the layer is on the other member"
+    asked = farm.rows(
+        "SELECT actor::json->>'uid' FROM events WHERE build = %s AND type = 'MoveRequested'", build
+    )
+    assert asked == [(str(os.getuid()),)]
+
+
+def test_a_move_that_is_not_possible_says_why_and_changes_nothing(farm: Farm) -> None:
+    build = farm.submit(30, '<placement><require label="rack:b"/></placement>', manifest=TWO)
+    assert farm.owner(build) == "b"
+    member = farm.members["a"]
+    for goal, told, status in (
+        (["--to", "a"], "a lacks rack:b", 6),
+        ([], "no member has rack:b", 6),
+        (["--to", "b"], "b drives it already", 6),
+        (["--to", "moon"], "there is no member moon", 7),
+    ):
+        assert told in member.ctl("move", build, *goal, status=status)
+    assert "MoveRequested" not in farm.kinds(build)
+    member.ctl("cancel", build)
+    farm.until(lambda: farm.state(build) == "cancelled", 20)
+    assert "it is cancelled" in member.ctl("move", build, status=6)
+
+
+@pytest.mark.parametrize("dies", ["owner", "goal"])
+def test_a_member_that_is_killed_during_a_move_loses_no_build(farm: Farm, dies: str) -> None:
+    farm.until(lambda: min(each.unbroken_seconds for each in members(farm.dsn)) > LOST_SECONDS)
+    build = farm.submit(2, manifest=TWO)
+    owner = farm.owner(build)
+    goal = "b" if owner == "a" else "a"
+    farm.members[owner].ctl("move", build, "--to", goal)
+    killed = owner if dies == "owner" else goal
+    farm.members[killed].kill()
+    farm.until(lambda: farm.state(build) == "completed")
+    assert farm.owners(build) == [owner, goal if dies == "owner" else owner]
+    assert farm.causes(build) == (["host-lost"] if dies == "owner" else [])
+    farm.members[killed].start()
+
+
 def test_an_outage_of_the_database_loses_no_build_and_moves_none(farm: Farm) -> None:
     """After it everybody looks lost, and a reaper that only looks at the others takes living builds."""
     build = farm.submit(3)
@@ -299,10 +366,7 @@ def test_the_build_of_a_killed_member_is_continued_by_another(farm: Farm) -> Non
     farm.until(lambda: farm.state(build) == "completed")
     assert farm.causes(build) == ["host-lost"]
     assert farm.kinds(build).count("CheckpointCompleted") == 1
-    epochs = farm.rows(
-        "SELECT data::json->>'host' FROM events WHERE build = %s AND type = 'BuildPlaced'", build
-    )
-    assert [each for (each,) in epochs] == [host, "b" if host == "a" else "a"]
+    assert farm.owners(build) == [host, "b" if host == "a" else "a"]
     farm.members[host].start()
 
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from typing import Any
 
 from tests.conftest import Daemon
 
@@ -23,3 +24,10 @@ def test_a_single_machine_has_no_hosts(daemon: Daemon) -> None:
     assert daemon.ctl("hosts") == "this daemon is no member of a farm\n"
     assert "docs/explanation/farm.md" in daemon.run("hosts", "drain", "a").stderr
     assert daemon.run("hosts", "drain").returncode == 2
+
+
+def test_nothing_moves_on_a_single_machine(daemon: Daemon, write_manifest: Any) -> None:
+    build = daemon.submit(write_manifest(("one", "true")), "--pause-before", "one")
+    told = daemon.run("move", build, "--to", "b")
+    assert told.returncode == 2
+    assert "this daemon is no member of a farm" in told.stderr

@@ -1,9 +1,18 @@
 """What a build requires of the host that makes it, and the refusal of one that lacks it."""
 
+import re
+
 import pytest
 
 from dcd.manifest.diagnostics import ManifestError
-from dcd.planning.labels import placement, refuse_secrets, require_labels, required
+from dcd.planning.labels import (
+    code_label,
+    placement,
+    refuse_secrets,
+    require_labels,
+    required,
+    with_code,
+)
 from dcd.planning.load import load
 from dcd.platform import foreign
 from dcd.platform.host_labels import public
@@ -80,3 +89,14 @@ def test_in_a_farm_no_label_of_a_secret_is_asked_for() -> None:
 
 def test_not_everybody_sees_the_names_of_secrets() -> None:
     assert public(["amd64", "secret:/etc/dcd/secrets/key", "tool:cp"]) == ("amd64", "tool:cp")
+
+
+def test_the_code_of_checkpoints_is_in_keys_where_other_code_planned_the_build() -> None:
+    """So no key means results of two codes, and after the way back the keys are as planned."""
+    own, other = code_label(), "dcd:0123456789ab"
+    assert re.fullmatch("dcd:[0-9a-f]{12}", own)
+    assert with_code({"deb": "x"}, ["amd64", own]) == {"deb": "x"}
+    assert with_code({"deb": "x"}, ["amd64"]) == {"deb": "x"}, "a build of a single machine"
+    found = with_code({"deb": "x"}, ["amd64", other])
+    assert found == {"deb": "x", "dcd of the host": own.removeprefix("dcd:")}
+    assert with_code(found, [own]) == {"deb": "x"}

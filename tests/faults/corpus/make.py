@@ -209,6 +209,7 @@ def write_history(log: EventLog) -> None:
     name = history.start("gggggggggg", host="a")
     history.do("gggggggggg", BuildPlaced("b", 2), do.InterruptCheckpoint(name, "host-lost"))
     history.start("gggggggggg", host="b")
+    history.do("gggggggggg", do.RequestMove("c"))
 
 
 def summary(log: EventLog, build: str) -> dict[str, object]:

@@ -25,7 +25,7 @@ export function Actions({ view }) {
   const possible = ACTIONS.filter(({ states }) => states.includes(view.state) && !view.removed_at);
   if (!possible.length) return null;
   if (!mayControl(view))
-    return html`<${Note}>To pause, resume, cancel or remove this build, you need the role operate.<//>`;
+    return html`<${Note}>To pause, resume, move, cancel or remove this build, you need the role operate.<//>`;
   const carryOut = async ({ command, method }) => {
     setAsked(null);
     setBusy(true);

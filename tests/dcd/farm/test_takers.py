@@ -1,0 +1,139 @@
+"""Who is to take a build among those that can, and that no build waits for a member that is gone."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from dcd.farm.jobs import Next, Situation, next_for
+from dcd.farm.placing import queue_name
+from dcd.farm.takers import queue_of, takers, why_not_moved, why_queued
+
+LOST_SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class Member:
+    host: str
+    labels: tuple[str, ...] = ("amd64",)
+    announced: tuple[str, ...] = ("amd64", "dcd:old")
+    draining: bool = False
+    silent_seconds: float | None = 1.0
+
+
+@dataclass(frozen=True)
+class Build:
+    moves_to: str | None = None
+    host: str = "a"
+    requires: tuple[str, ...] = ("amd64", "dcd:old")
+
+
+A, B, C = Member("a"), Member("b"), Member("c")
+NEW = ("amd64", "dcd:new")
+
+
+def gone(member: Member) -> Member:
+    return Member(member.host, member.labels, member.announced, silent_seconds=500.0)
+
+
+def draining(member: Member) -> Member:
+    return Member(member.host, member.labels, member.announced, draining=True)
+
+
+def upgraded(member: Member) -> Member:
+    return Member(member.host, member.labels, NEW)
+
+
+def hosts(build: Build, *members: Member) -> list[str]:
+    return [each.host for each in takers(build, members, LOST_SECONDS)]
+
+
+def test_a_build_goes_to_whoever_has_its_labels() -> None:
+    other = Member("d", ("arm64",), ("arm64", "dcd:old"))
+    assert hosts(Build(), A, B, other) == ["a", "b"]
+
+
+def test_a_move_goes_to_its_goal_or_away_from_its_member() -> None:
+    assert hosts(Build("c"), A, B, C) == ["c"]
+    assert hosts(Build(""), A, B, C) == ["b", "c"]
+
+
+@pytest.mark.parametrize("away", [gone, draining])
+def test_a_move_never_waits_for_a_member_that_is_away(away) -> None:
+    assert hosts(Build("c"), A, B, away(C)) == ["a", "b"]
+    assert hosts(Build(""), A, away(B), away(C)) == ["a"]
+
+
+def test_the_code_that_planned_a_build_makes_it_as_long_as_a_member_has_it() -> None:
+    """An upgrade, member by member."""
+    assert hosts(Build(), A, B, C) == ["a", "b", "c"]
+    assert hosts(Build(), upgraded(A), B, C) == ["b", "c"]
+    assert hosts(Build(), upgraded(A), upgraded(B), C) == ["c"]
+    assert hosts(Build(), upgraded(A), upgraded(B), draining(C)) == ["a", "b"]
+    assert hosts(Build(), upgraded(A), upgraded(B), gone(C)) == ["a", "b"]
+    assert hosts(Build(), upgraded(A), upgraded(B), upgraded(C)) == ["a", "b", "c"]
+
+
+def test_a_person_decides_against_the_code() -> None:
+    assert hosts(Build("a", host="c"), upgraded(A), B, C) == ["a"]
+    assert hosts(Build("", host="c"), upgraded(A), C) == ["a"]
+
+
+def test_labels_count_whatever_is_asked() -> None:
+    other = Member("d", ("arm64",), ("arm64", "dcd:old"))
+    assert hosts(Build("d"), A, other) == ["a"]
+    assert hosts(Build(), other) == []
+
+
+def test_builds_of_one_queue_have_the_same_takers() -> None:
+    assert queue_of(Build()) == queue_name(Build().requires)
+    names = {queue_of(build) for build in (Build(), Build("c"), Build(""), Build("", host="b"))}
+    assert len(names) == 4
+    assert queue_of(Build("c", host="b")) == queue_of(Build("c"))
+
+
+def test_a_job_in_the_queue_of_others_is_made_again() -> None:
+    def then(state: str, moves_to: str | None, queue: str, *, fetched: bool = False) -> Next:
+        found = Situation("x", state, "a", 1, 1, fetched, moves_to=moves_to, queue=queue)
+        return next_for(found, "b", [], [])
+
+    assert then("queued", None, "any") is Next.NOTHING
+    assert then("queued", "c", "any") is Next.MAKE_JOB
+    assert then("queued", "c", "host:c") is Next.NOTHING
+    assert then("queued", "c", "any", fetched=True) is Next.NOTHING, "its worker finds out"
+    assert then("running", "c", "any") is Next.NOTHING, "its owner does it"
+
+
+def test_an_owner_that_is_to_lose_a_build_does_not_continue_it() -> None:
+    left = Situation("x", "running", "a", 1, moves_to="c")
+    assert next_for(left, "a", [], [], keeps=False) is Next.MAKE_JOB
+
+
+def test_people_read_why_only_some_members_take_a_build() -> None:
+    assert why_queued(Build(), [A, B], LOST_SECONDS) == ""
+    told = "only a has the code of dcd that planned it"
+    assert why_queued(Build(), [A, upgraded(B)], LOST_SECONDS) == told
+    assert why_queued(Build(), [upgraded(A), upgraded(B)], LOST_SECONDS) == ""
+    arm = Build(requires=("arm64", "dcd:none"))
+    assert why_queued(arm, [A, B], LOST_SECONDS) == "no member has arm64"
+
+
+@pytest.mark.parametrize(
+    ("to", "members", "told"),
+    [
+        ("b", [A, B], ""),
+        ("b", [A, upgraded(B)], ""),
+        ("", [A, B], ""),
+        ("", [A], "no member has amd64"),
+        ("", [A, gone(B)], "every member with its labels is away: b is not heard"),
+        ("b", [A, gone(B)], "b is not heard"),
+        ("b", [A, draining(B)], "b is draining"),
+        ("b", [A, Member("b", ("arm64",), ("arm64",))], "b lacks amd64"),
+    ],
+)
+def test_people_read_why_a_build_cannot_move(to: str, members: list[Member], told: str) -> None:
+    assert why_not_moved(Build(), to, members, LOST_SECONDS) == told
+
+
+def test_nobody_learns_the_name_of_a_secret_by_a_move() -> None:
+    build = Build(requires=("amd64", "secret:/etc/dcd/secrets/key"))
+    assert why_not_moved(build, "b", [A, B], LOST_SECONDS) == "b lacks a secret"
