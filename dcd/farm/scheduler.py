@@ -39,6 +39,7 @@ class FarmScheduler(Scheduler):
         self._unreadable: set[str] = set()
         self.draining = False
         """Whether this member takes no builds, and hands over those that it has."""
+        self._taking: set[str] = set()
         self._handed: set[str] = set()
         """The builds of jobs that this member has."""
         self.may_take: May = whatever
@@ -91,8 +92,10 @@ class FarmScheduler(Scheduler):
 
     async def resume(self, build: str) -> None:
         """Take a build and drive it, in a task of its own, whatever room there is: it has had its slot."""
-        if build in self._tasks or self._stopping or self.draining:
+        # A build that this member continues may have a job too: it is taken once.
+        if build in self._tasks or build in self._taking or self._stopping or self.draining:
             return
+        self._taking.add(build)
         try:
             state = await self._farm.take(build, self.may_take)
         except DcdError as error:
@@ -101,6 +104,8 @@ class FarmScheduler(Scheduler):
             self._start(state)
             if state.moves_to is not None:  # by a command that came between
                 self.hand_over(build)
+        finally:
+            self._taking.discard(build)
 
     async def stop(self, grace_seconds: float) -> None:
         self._stopping = True
