@@ -39,6 +39,8 @@ the host chooses."""
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
 
+pytest_plugins = ("tests.farms",)
+
 NO_PACKAGE_HELPS = "this host"
 """How the reason of a skip begins that no package could have prevented."""
 

@@ -1,6 +1,5 @@
 """Real logs on disk, plans to submit, and a build that is driven through its log."""
 
-import secrets
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -32,9 +31,7 @@ from statemachine.machine import BuildMachine
 from statemachine.plan import Ingredient, PlannedCheckpoint
 from store.eventlog import EventLog, SqliteLog
 from store.eventlog.interface import OnCommit
-from store.eventlog.postgresql.administration import init
 from store.eventlog.postgresql.log import PostgresqlLog
-from store.eventlog.postgresql.members import add
 from tests.postgresql import Cluster
 
 TRIGGERS = ("events_are_in_order", "events_are_never_changed", "events_are_never_removed")
@@ -141,54 +138,6 @@ class Postgresql:
 Database = Sqlite | Postgresql
 
 
-@pytest.fixture(scope="session")
-def initialised() -> Iterator[Cluster]:
-    """The files of a server with an empty farm in the database `farm`, and its members `here` and `there`.
-    Facts need no epoch there, so that the suite of both databases can append them as people's commands;
-    test_eventlog_fence.py has the rules of a farm."""
-    cluster = Cluster().start("fsync=off")
-    try:
-        with psycopg.connect(cluster.dsn(), autocommit=True) as connection:
-            connection.execute("CREATE DATABASE farm")
-        cluster.stop()
-        cluster.start()
-        init(cluster.dsn("farm"))
-        for host in ("here", "there"):
-            add(cluster.dsn("farm"), host, ["amd64", "tool:*"])
-        cluster.stop()
-        yield cluster
-    finally:
-        cluster.remove()
-
-
-@pytest.fixture(scope="session")
-def server(initialised: Cluster) -> Iterator[Cluster]:
-    """A running server, for all tests of a run that do not stop it."""
-    cluster = Cluster(initialised).start()
-    try:
-        yield cluster
-    finally:
-        cluster.remove()
-
-
-@pytest.fixture
-def new_farm(server: Cluster) -> Iterator[Callable[[], str]]:
-    """Makes an empty farm. Returns the name of its database."""
-    made: list[str] = []
-
-    def new() -> str:
-        name = f"farm_{secrets.token_hex(4)}"
-        with psycopg.connect(server.dsn(), autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name} TEMPLATE farm")
-        made.append(name)
-        return name
-
-    yield new
-    with psycopg.connect(server.dsn(), autocommit=True) as connection:
-        for name in made:
-            connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
-
-
 @pytest.fixture
 def farm(server: Cluster, new_farm: Callable[[], str], tmp_path: Path) -> Postgresql:
     """An empty log in PostgreSQL, with the rules of a farm."""
@@ -197,7 +146,8 @@ def farm(server: Cluster, new_farm: Callable[[], str], tmp_path: Path) -> Postgr
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database(request: pytest.FixtureRequest, path: Path) -> Database:
-    """An empty log, on each database."""
+    """An empty log, on each database. In PostgreSQL facts need no epoch, so that both suites can append them
+    as people's commands; test_eventlog_fence.py has the rules of a farm."""
     if request.param == "sqlite":
         return Sqlite(path)
     farm: Postgresql = request.getfixturevalue("farm")

@@ -2,19 +2,22 @@
 themselves; the controls take the fence, and the order of positions, away, and the checks must notice."""
 
 import random
+import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
 from statemachine.build import Lifecycle
-from statemachine.errors import Refused
+from statemachine.errors import Refused, Unavailable
 from statemachine.events import (
     Actor,
     BuildCompleted,
@@ -28,50 +31,27 @@ from statemachine.machine import BuildMachine
 from store.eventlog import Conflict, EventLog, Fenced
 from store.eventlog.postgresql.connection import connect
 from store.eventlog.postgresql.log import PostgresqlLog
+from store.eventlog.postgresql.members import add, heartbeat, lost
 from store.eventlog.postgresql.writer import prepare
 from store.eventlog.writer import Append, Part
+from tests.farms import HOSTS, violations
+from tests.postgresql import Cluster
 from tests.store.eventlog.conftest import Postgresql
 
 pytestmark = pytest.mark.faults
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-MEMBERS = ("here", "there")
+FOUR = (*HOSTS, "third", "fourth")
+GAP_SECONDS = 10.0
+LOST_SECONDS = 60.0
 SQL = files("store.eventlog.postgresql").joinpath("functions.sql").read_text()
 
 
-def violations(farm: Postgresql) -> list[str]:
-    """What is wrong in the log, by queries of its own."""
-    found = []
-    with psycopg.connect(farm.administrator) as connection:
-        rows = connection.execute(
-            "SELECT position, build, sequence, type, actor::json->>'user', data::json"
-            " FROM dcd.events ORDER BY position"
-        ).fetchall()
-    if [row[0] for row in rows] != list(range(1, len(rows) + 1)):
-        found.append("positions have gaps")
-    sequences: dict[str, int] = {}
-    owners: dict[str, str] = {}
-    completed: set[tuple[str, str]] = set()
-    for _, build, sequence, kind, who, data in rows:
-        if sequence != sequences.get(build, 0) + 1:
-            found.append(f"{build}: sequence {sequence}")
-        sequences[build] = sequence
-        if kind == "BuildPlaced":
-            owners[build] = f"{data['host']} {data['epoch']}"
-        elif kind.startswith("Checkpoint") and who != owners[build]:
-            found.append(f"{build}: {kind} by {who}, but {owners[build]} owns it")
-        if kind == "CheckpointCompleted":
-            if (build, data["checkpoint"]) in completed:
-                found.append(f"{build}: {data['checkpoint']} completed again")
-            completed.add((build, data["checkpoint"]))
-    return found
-
-
 @contextmanager
-def members_of(farm: Postgresql) -> Iterator[list[PostgresqlLog]]:
+def members_of(farm: Postgresql, *hosts: str) -> Iterator[list[PostgresqlLog]]:
     logs = []
     try:
-        for host in MEMBERS:
+        for host in hosts:
             directory = farm.directory / host
             directory.mkdir()
             logs.append(PostgresqlLog(farm.cluster.dsn(farm.name, f"dcd-{host}"), directory))
@@ -85,8 +65,11 @@ class Owner:
     """A member that has taken a build, and records what it does even when it has slept meanwhile: it reads
     what the last event is, and keeps its epoch."""
 
-    def __init__(self, log: EventLog, host: str, build: str) -> None:
+    def __init__(
+        self, log: EventLog, host: str, build: str, acknowledged: dict[int, str] | None = None
+    ) -> None:
         self.log, self.build = log, build
+        self.acknowledged = {} if acknowledged is None else acknowledged
         self.epoch = log.take(build, host)
         self.actor = Actor(user=f"{host} {self.epoch}")
 
@@ -97,9 +80,10 @@ class Owner:
                 self.build, sequence, payloads, self.actor, NOW, epoch=self.epoch
             )
             try:
-                future.result(timeout=30)
+                events = future.result(timeout=30)
             except Conflict:
                 continue
+            self.acknowledged |= {event.position: event.hash for event in events}
             return
 
     def drive(self, freeze: Callable[[], Any]) -> None:
@@ -137,18 +121,18 @@ def test_builds_that_move_between_freezing_members_complete_each_checkpoint_once
                 moved.append(error)
         raise AssertionError("the builds do not end")
 
-    with members_of(farm) as logs:
+    with members_of(farm, *HOSTS) as logs:
         for name in names:
             logs[0].append(name, 0, [submission()], Actor(), NOW).result()
         with ThreadPoolExecutor(4) as threads:
             working = [
-                threads.submit(work, logs[seed % 2], MEMBERS[seed % 2], seed) for seed in range(4)
+                threads.submit(work, logs[seed % 2], HOSTS[seed % 2], seed) for seed in range(4)
             ]
             for future in working:
                 future.result()
         assert logs[0].unfinished() == []
         assert any(isinstance(error, Fenced) for error in moved)
-        assert violations(farm) == []
+        assert violations(farm.administrator) == []
         assert logs[1].verify_all() == []
 
 
@@ -166,7 +150,7 @@ def replaced(farm: Postgresql, *changes: tuple[str, str]) -> None:
 
 def zombie(farm: Postgresql, submission: Any) -> None:
     """A member freezes in a checkpoint; another one takes the build and completes it; the first returns."""
-    with members_of(farm) as (here, there):
+    with members_of(farm, *HOSTS) as (here, there):
         here.append("b1", 0, [submission()], Actor(), NOW).result()
         first = Owner(here, "here", "b1")
         key = "0" * 64
@@ -182,7 +166,7 @@ def zombie(farm: Postgresql, submission: Any) -> None:
 def test_a_member_that_returns_is_fenced(farm: Postgresql, submission: Any) -> None:
     with pytest.raises(Fenced):
         zombie(farm, submission)
-    assert violations(farm) == []
+    assert violations(farm.administrator) == []
 
 
 def test_control_without_the_fence_a_checkpoint_completes_twice(
@@ -196,7 +180,7 @@ def test_control_without_the_fence_a_checkpoint_completes_twice(
         ),
     )
     zombie(farm, submission)
-    assert violations(farm) == [
+    assert violations(farm.administrator) == [
         "b1: CheckpointCompleted by here 1, but there 2 owns it",
         "b1: c0 completed again",
     ]
@@ -226,7 +210,7 @@ def missed(farm: Postgresql, submission: Any) -> list[int]:
 
 def test_a_follower_misses_nothing(farm: Postgresql, submission: Any) -> None:
     assert missed(farm, submission) == []
-    assert violations(farm) == []
+    assert violations(farm.administrator) == []
 
 
 def test_control_with_positions_of_a_sequence_a_follower_misses_events(
@@ -244,3 +228,99 @@ def test_control_with_positions_of_a_sequence_a_follower_misses_events(
     with psycopg.connect(farm.administrator) as connection:
         connection.execute("ALTER TABLE dcd.events DISABLE TRIGGER ALL")
     assert missed(farm, submission) == [1]
+
+
+def reaped(farm: Postgresql, submission: Any) -> list[str]:
+    """What is refused to a living member after an outage of the database, during which nobody could send
+    heartbeats: others take the builds of those that they may call lost."""
+    with members_of(farm, *HOSTS) as (here, there), connect(there._dsn) as reaper:
+        here.append("b1", 0, [submission()], Actor(), NOW).result()
+        owner = Owner(here, "here", "b1")
+        owner.record(BuildStarted())
+        for host in HOSTS:
+            with connect(farm.cluster.dsn(farm.name, f"dcd-{host}")) as member:
+                heartbeat(member, GAP_SECONDS, [], "1.0")
+        with psycopg.connect(farm.administrator) as outage:
+            outage.execute("UPDATE dcd.members SET seen_at = seen_at - interval '10 min'")
+        heartbeat(reaper, GAP_SECONDS, [], "1.0")  # the quickest, when the database is back
+        for host in lost(reaper, LOST_SECONDS):
+            assert host == "here"
+            Owner(there, "there", "b1")
+        try:
+            owner.record(CheckpointStarted("c0", 1, "k", "log"))
+        except Fenced as error:
+            return [error.details]
+        return []
+
+
+def test_after_an_outage_nobody_takes_the_builds_of_the_living(
+    farm: Postgresql, submission: Any
+) -> None:
+    assert reaped(farm, submission) == []
+    assert violations(farm.administrator) == []
+
+
+def test_control_a_naive_reaper_takes_the_builds_of_the_living(
+    farm: Postgresql, submission: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    naive = "SELECT host FROM members WHERE seen_at < now() - make_interval(secs => %(seconds)s)"
+    monkeypatch.setattr("store.eventlog.postgresql.members._LOST", naive)
+    assert reaped(farm, submission) == ["there holds it in epoch 2"]
+
+
+@pytest.fixture
+def crashing(initialised: Cluster, tmp_path: Path) -> Iterator[Postgresql]:
+    """A farm of four members on a server of its own."""
+    cluster = Cluster(initialised).start()
+    try:
+        farm = Postgresql(cluster, "farm", tmp_path)
+        for host in FOUR[len(HOSTS) :]:
+            add(farm.administrator, host, ["amd64"])
+        yield farm
+    finally:
+        cluster.remove()
+
+
+def test_a_crash_of_the_database_under_members_that_take_builds_breaks_nothing(
+    crashing: Postgresql, submission: Any
+) -> None:
+    """Killed twice while four members drive builds, and take them from each other."""
+    acknowledged: dict[int, str] = {}
+    pause = threading.Event()
+    deadline = time.monotonic() + 60
+
+    def work(log: EventLog, host: str, seed: int) -> None:
+        chance = random.Random(seed)
+        while time.monotonic() < deadline:
+            try:
+                open_ = [summary.id for summary in log.unfinished()]
+                if not open_:
+                    return
+                owner = Owner(log, host, chance.choice(open_), acknowledged)
+                owner.drive(lambda: pause.wait(chance.choice([0, 0.005, 0.02])))
+            except (Fenced, Conflict, Refused):
+                continue
+            except Unavailable:
+                pause.wait(0.02)
+        raise AssertionError("the builds do not end")
+
+    with members_of(crashing, *FOUR) as logs:
+        for number in range(8):
+            logs[0].append(f"b{number}", 0, [submission(checkpoints=6)], Actor(), NOW).result()
+        with ThreadPoolExecutor(8) as threads:
+            working = [
+                threads.submit(work, logs[seed % 4], FOUR[seed % 4], seed) for seed in range(8)
+            ]
+            for _ in range(2):
+                pause.wait(0.5)
+                crashing.cluster.stop(signal.SIGQUIT)
+                crashing.cluster.start()
+            for future in working:
+                future.result()
+    assert violations(crashing.administrator) == []
+    with connect(crashing.administrator) as connection:
+        written = dict(connection.execute("SELECT position, hash FROM events").fetchall())
+    assert len(acknowledged) > 100
+    assert {position: written.get(position) for position in acknowledged} == acknowledged
+    with crashing.open() as log:
+        assert log.verify_all() == []
