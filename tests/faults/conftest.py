@@ -91,6 +91,12 @@ class Witness:
     patience_seconds: float = 20.0
     """How long what a dead daemon started may take to end."""
 
+    def clear(self) -> None:
+        """Begin on nothing."""
+        shutil.rmtree(self.daemon.state_dir, ignore_errors=True)
+        self.effects.unlink(missing_ok=True)
+        self.shown.clear()
+
     def step(self, name: str, line: str = "true") -> tuple[str, str]:
         """A checkpoint for `write_manifest` whose runs leave marks outside of the workspace."""
         mark = f"{name} {{BUILD_DATA}}/ >> {self.effects}"
@@ -190,14 +196,16 @@ class Witness:
         for name in ("events.db", "events.db-wal"):
             if (file := source.with_name(name)).exists():
                 shutil.copyfile(file, copy / name)
-        wrong: list[str] = []
         with SqliteLog(copy / "events.db") as log:
-            wrong += log.verify_projection()
-            positions = [event.position for event in log.read(limit=1_000_000)]
-            if positions != list(range(1, len(positions) + 1)):
-                wrong.append(f"the positions have gaps: {positions}")
-            for build in {event.build for event in log.read(limit=1_000_000)} | set(self.shown):
-                wrong += self._wrong_in_build(log, build)
+            return self._wrong_in(log)
+
+    def _wrong_in(self, log: EventLog) -> list[str]:
+        wrong = log.verify_projection()
+        positions = [event.position for event in log.read(limit=1_000_000)]
+        if positions != list(range(1, len(positions) + 1)):
+            wrong.append(f"the positions have gaps: {positions}")
+        for build in {event.build for event in log.read(limit=1_000_000)} | set(self.shown):
+            wrong += self._wrong_in_build(log, build)
         return wrong
 
     def _wrong_in_build(self, log: EventLog, build: str) -> list[str]:

@@ -27,6 +27,21 @@ def acknowledge_before_commit() -> None:
     SqliteWriter._transact = transact
 
 
+def acknowledge_before_the_answer() -> None:
+    """In a farm, tell callers that their events are in the database a moment before they are sent."""
+    from store.eventlog.postgresql.writer import PostgresqlWriter
+
+    sent = PostgresqlWriter._sent
+
+    def careless(self, prepared):
+        for request, parts in prepared:
+            request.future.set_result([event for part in parts for event in part.events])
+        time.sleep(0.2)
+        return sent(self, prepared)
+
+    PostgresqlWriter._sent = careless
+
+
 def acknowledge_what_failed() -> None:
     """Take a failed write for a success."""
     from store.eventlog.sqlite import writer
@@ -107,6 +122,7 @@ DEFECTS = {
     defect.__name__: defect
     for defect in (
         acknowledge_before_commit,
+        acknowledge_before_the_answer,
         acknowledge_what_failed,
         workers_outlive_the_daemon,
         layers_appear_bit_by_bit,

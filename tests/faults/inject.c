@@ -5,7 +5,7 @@
  * files below a directory and, optionally, whose path contains a text, by all threads of the process and
  * of those that it forks together: this is what strace's injection cannot do, which counts for each thread on its own. Between
  * two counted calls nothing changes in the file system, so to kill before each of them is to kill
- * everywhere. Each counted call is written to a log, with its number, before it is made.
+ * everywhere. An event that is sent to a PostgreSQL counts like a file of its type's name. Each counted call is written to a log, with its number, before it is made.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -18,8 +18,10 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/types.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 enum { NOTHING, KILL, FAIL };
@@ -93,6 +95,34 @@ static int strikes_fd(const char *call, int fd)
     return strikes(call, path);
 }
 
+/* What was sent last on a descriptor and has no answer yet: the type of an event. */
+static char unanswered[1024][64];
+
+/* An event of the log that is sent to PostgreSQL, and the first part of the answer. Between the two the server
+ * may have committed. */
+static int strikes_event(const char *call, int fd, const char *content, size_t size)
+{
+    struct sockaddr_un peer = {0};
+    socklen_t length = sizeof peer - 1;
+    const char *type;
+    char name[64];
+    if (armed == NOTHING || fd < 0 || fd >= 1024)
+        return 0;
+    if (content == NULL) {
+        memcpy(name, unanswered[fd], sizeof name);
+        unanswered[fd][0] = 0;
+        return name[0] && strikes(call, name);
+    }
+    unanswered[fd][0] = 0;
+    if (getpeername(fd, (struct sockaddr *)&peer, &length) != 0 || peer.sun_family != AF_UNIX ||
+        strstr(peer.sun_path, ".s.PGSQL.") == NULL)
+        return 0;
+    type = memmem(content, size, "\"type\":\"", 8);
+    if (type == NULL || sscanf(type + 8, "%63[A-Za-z]", unanswered[fd]) != 1)
+        return 0;
+    return strikes(call, unanswered[fd]);
+}
+
 #define REAL(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
 #define WRAP(type, name, parameters, arguments, condition)                                         \
     type name parameters                                                                           \
@@ -114,6 +144,10 @@ WRAP(int, syncfs, (int fd), (fd), strikes_fd("syncfs", fd))
 WRAP(int, ftruncate, (int fd, off_t n), (fd, n), strikes_fd("ftruncate", fd))
 WRAP(int, ftruncate64, (int fd, off64_t n), (fd, n), strikes_fd("ftruncate", fd))
 WRAP(int, fchmod, (int fd, mode_t m), (fd, m), strikes_fd("fchmod", fd))
+WRAP(ssize_t, send, (int fd, const void *b, size_t n, int f), (fd, b, n, f),
+     strikes_event("send", fd, b, n))
+WRAP(ssize_t, recv, (int fd, void *b, size_t n, int f), (fd, b, n, f),
+     strikes_event("recv", fd, NULL, 0))
 WRAP(int, rename, (const char *a, const char *b), (a, b), strikes("rename", b))
 WRAP(int, link, (const char *a, const char *b), (a, b), strikes("link", b))
 WRAP(int, linkat, (int d, const char *a, int e, const char *b, int f), (d, a, e, b, f),

@@ -58,9 +58,9 @@ def wait_for_flags(directory, count, seconds=60.0):
 
 @pytest.mark.parametrize("part", ["main process", "launcher"])
 def test_killed_in_every_checkpoint_the_build_goes_on_from_the_interrupted_one(
-    cold_daemon, witness, write_manifest, tmp_path, part
+    cold_daemon, witness, write_manifest, tmp_path, part, launch=subprocess.Popen
 ):
-    cold_daemon.launch = subprocess.Popen  # as it is really started
+    cold_daemon.launch = launch  # as it is really started
     daemon = cold_daemon.start()
     build = witness.submit(small_build(witness, write_manifest, "every", waits_once(tmp_path)))
 
@@ -156,11 +156,11 @@ def test_three_interruptions_in_a_row_park_the_build_until_it_is_resumed(
 
 
 def test_killed_at_random_moments_concurrent_builds_keep_every_promise(
-    frail, witness, write_manifest, chance, soak
+    frail, witness, write_manifest, chance, soak, rounds=8
 ):
     frail.settings["max_running_builds"] = 4
     manifests = []  # whose submission is not acknowledged yet
-    for _ in range(60 if soak else 8):
+    for _ in range(60 if soak else rounds):
         frail.spawn()
         killer = threading.Timer(chance.uniform(0.3, 3.0), kill_a_part, (frail, chance))
         killer.start()

@@ -32,12 +32,6 @@ class Scenario:
     manifest: Path
     make_fault: Any
 
-    def clear(self) -> None:
-        """Begin on nothing."""
-        shutil.rmtree(self.daemon.state_dir, ignore_errors=True)
-        self.witness.effects.unlink(missing_ok=True)
-        self.witness.shown.clear()
-
     def run(self, at: int | None, defect: str | None = None) -> bool:
         """Start a daemon and go on to the end, or to the daemon's death before call `at` (0: only
         count; None: do not even count). Whether it lived."""
@@ -109,7 +103,9 @@ def chosen(points, soak, chance, few=FEW):
     return sorted(chance.sample(list(by_kind.values()), min(few, len(by_kind))))
 
 
-def test_killed_before_any_call_the_build_completes_all_the_same(scenario, zygote, chance, soak):
+def test_killed_before_any_call_the_build_completes_all_the_same(
+    scenario, witness, zygote, chance, soak
+):
     assert scenario.run(0)
     assert scenario.end() == []
     points = zygote.points()
@@ -117,7 +113,7 @@ def test_killed_before_any_call_the_build_completes_all_the_same(scenario, zygot
 
     wrong = []
     for number in chosen(points, soak, chance):
-        scenario.clear()
+        witness.clear()
         wrong += [(problem, points[number - 1]) for problem in scenario.survive(number)]
     assert wrong == []
 
@@ -128,7 +124,7 @@ def test_recovery_killed_before_any_of_its_calls_is_recovered_in_turn(
     assert scenario.run(0)
     assert scenario.end() == []
     in_second = max(n for n, p in enumerate(zygote.points(), 1) if ".1.2" in p and "mkdir" in p)
-    scenario.clear()
+    witness.clear()
     assert not scenario.run(in_second)
     dead = tmp_path / "dead"
     shutil.copytree(scenario.daemon.state_dir, dead, symlinks=True)
@@ -141,7 +137,7 @@ def test_recovery_killed_before_any_of_its_calls_is_recovered_in_turn(
 
     wrong = []
     for number in chosen(points, soak, chance):
-        scenario.clear()
+        witness.clear()
         shutil.copytree(dead, scenario.daemon.state_dir, symlinks=True)
         witness.effects.write_bytes(effects)
         witness.shown.update({build: dict(known) for build, known in shown.items()})
@@ -149,13 +145,13 @@ def test_recovery_killed_before_any_of_its_calls_is_recovered_in_turn(
     assert wrong == []
 
 
-def test_recovery_makes_durable_what_it_relies_on_before_it_goes_on(scenario, zygote):
+def test_recovery_makes_durable_what_it_relies_on_before_it_goes_on(scenario, witness, zygote):
     assert scenario.run(0)
     renamed = max(
         n for n, p in enumerate(zygote.points(), 1) if re.match("rename .*[0-9a-f]{64}$", p)
     )
     scenario.daemon.kill()
-    scenario.clear()
+    witness.clear()
     assert not scenario.run(renamed + 1)  # before the sync of the layer's name
 
     assert scenario.run(0)
@@ -167,9 +163,11 @@ def test_recovery_makes_durable_what_it_relies_on_before_it_goes_on(scenario, zy
     assert scenario.end() == []
 
 
-def test_killed_again_and_again_before_any_call_the_build_completes(scenario, chance, soak):
+def test_killed_again_and_again_before_any_call_the_build_completes(
+    scenario, witness, chance, soak
+):
     for _ in range(100 if soak else 2):
-        scenario.clear()
+        witness.clear()
         schedule = [chance.randint(1, 400) for _ in range(3)]
         assert scenario.survive(*schedule) == []
 
@@ -179,7 +177,7 @@ def test_control_acknowledgement_before_the_commit_is_noticed(scenario, zygote, 
     assert scenario.end() == []
     points = zygote.points()
     first_commit = next(n for n, p in enumerate(points, 1) if re.match(r"pwrite64 .*-wal$", p))
-    scenario.clear()
+    witness.clear()
 
     assert not scenario.run(first_commit, "acknowledge_before_commit")
 
@@ -191,7 +189,7 @@ def test_control_a_layer_that_appears_bit_by_bit_is_noticed(scenario, zygote, wi
     points = zygote.points()
     scenario.daemon.kill()
     moves = [n for n, p in enumerate(points, 1) if p.startswith("rename") and p.endswith("/tree")]
-    scenario.clear()
+    witness.clear()
     assert not scenario.run(moves[0], "layers_appear_bit_by_bit")
     try:
         scenario.run(None)
