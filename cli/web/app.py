@@ -27,7 +27,7 @@ from cli.web.hub import Hub
 from cli.web.upstream import exchange
 
 PASSED_ON = (
-    ("GET", re.compile(r"/v1/(version|whoami|health|doctor|df|config|events|builds)")),
+    ("GET", re.compile(r"/v1/(version|whoami|health|doctor|df|config|hosts|events|builds)")),
     ("GET", re.compile(r"/v1/builds/(?!.*/export).+")),
     ("POST", re.compile(r"/v1/builds/[^/]+/(pause|resume|retry|cancel)")),
     ("DELETE", re.compile(r"/v1/builds/[^/]+")),

@@ -6,6 +6,7 @@ Reads never wait for running builds.
 
 import asyncio
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
@@ -121,22 +122,32 @@ class Records:
         """How far these builds are. The events of ended builds are read at most once while they are kept."""
         wanted = {each.id for each in builds}
         found = {state.id: self.outlook(state) for state in self.unfinished() if state.id in wanted}
-        ended = [each for each in builds if each.id not in found]
-        read = await self._builds.ask(self._outlooks_of_ended, ended) if ended else {}
+        others = [each for each in builds if each.id not in found]
+        read = await self._builds.ask(self._outlooks_of_others, others) if others else {}
         return found | read
 
-    def _outlooks_of_ended(self, builds: Sequence[BuildSummary]) -> dict[str, Outlook]:
-        return {build.id: self._ended(build.id, build.sequence) for build in builds}
+    def _outlooks_of_others(self, builds: Sequence[BuildSummary]) -> dict[str, Outlook]:
+        """Of builds that have ended, or are another member's."""
+        return {
+            build.id: self._outlook_of(build.id, now())
+            if build.state in MOVING
+            else self._ended(build.id, build.sequence)
+            for build in builds
+        }
 
     def _outlook_of_ended(self, build: str, sequence: int) -> Outlook:
         """The outlook of a build whose newest event has that sequence number."""
+        return self._outlook_of(build, None)
+
+    def _outlook_of(self, build: str, present: datetime | None) -> Outlook:
+        """The outlook of a build at present; None: when it changed last."""
         state: BuildState | None = None
         try:
             for event in self._log.read_build(build):
                 state = evolve(state, event)
         except DcdError:  # damaged: a request for the build itself says how
             state = None
-        return _ENDED if state is None else outlook(state, state.updated_at)
+        return _ENDED if state is None else outlook(state, present or state.updated_at)
 
     async def events(self, build: str | None, after: int, limit: int) -> list[Event]:
         """At most `limit` events of a build (None: of all) after a position, oldest first."""

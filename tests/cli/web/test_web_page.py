@@ -308,3 +308,52 @@ def test_screens_and_consoles_of_guests_are_shown_while_they_boot(opened, web_da
         log.write("\x1b[1m<script>login:</script>\x1b[0m")
     expect(console).to_contain_text("<script>login:</script>")
     web_daemon.ctl("cancel", build)
+
+
+def test_the_members_of_a_farm_are_shown_with_what_runs_there_and_why_builds_wait(
+    browser, gateway, web_daemon, tmp_path
+):
+    running = submit(web_daemon, tmp_path, "sleep 600", name="placed")
+    web_daemon.wait_for_event(running, "CheckpointStarted")
+    hosts = [
+        {"host": "build1", "state": "up", "labels": ["amd64", "tool:cp"], "builds": [running],
+         "silent_seconds": 1.0, "warnings": ["its clock is 90 s ahead of the database's"]},
+        {"host": "<b>build2</b>", "state": "lost", "labels": ["arm64"], "builds": [], "silent_seconds": None},
+    ]  # fmt: skip
+    viewport = {"width": 380, "height": 800}
+    with browser.new_context(color_scheme="dark", viewport=viewport) as context:
+        context.route(
+            "**/v1/hosts", lambda route: route.fulfill(json={"hosts": hosts, "waits": []})
+        )
+        page = Opened(context, gateway)()
+        row = page.get_by_role("listitem").filter(has_text=running)
+        expect(row.get_by_text("on build1")).to_be_visible()
+        page.get_by_role("link", name="Host", exact=True).click()
+        members = page.get_by_role("region", name="Members")
+        expect(members.get_by_role("link", name="placed")).to_be_visible()
+        expect(members).to_contain_text("its clock is 90 s ahead of the database's")
+        expect(members).to_contain_text("<b>build2</b>")
+        expect(members).not_to_contain_text("tool:cp")
+        assert violations(page) == []
+        assert page.evaluate("document.documentElement.scrollWidth") <= 380
+    web_daemon.ctl("cancel", running)
+
+
+def test_a_queued_build_says_why_no_member_takes_it(opened, web_daemon, tmp_path):
+    build = submit(web_daemon, tmp_path, "true", name="waiting")
+    web_daemon.wait(build, "completed")
+    wait = {"build": build, "labels": "kvm", "obstacle": "labels", "reason": "no member has kvm"}
+    host = {"host": "build1", "state": "up", "labels": [], "builds": [], "silent_seconds": 1.0}
+
+    def queued(route: Any) -> None:
+        page_of = route.fetch().json()
+        for each in page_of["builds"]:
+            each["state"] = "queued" if each["id"] == build else each["state"]
+        route.fulfill(json=page_of)
+
+    opened.context.route("**/v1/builds?*", queued)
+    opened.context.route(
+        "**/v1/hosts", lambda route: route.fulfill(json={"hosts": [host], "waits": [wait]})
+    )
+    row = opened().get_by_role("listitem").filter(has_text=build)
+    expect(row.get_by_text("waits: no member has kvm")).to_be_visible()

@@ -1,5 +1,6 @@
 """What the API answers, in process."""
 
+import asyncio
 import hashlib
 import json
 import re
@@ -7,6 +8,8 @@ import re
 import pytest
 
 from dcd.api.app import OPERATIONS
+from statemachine.commands import Start
+from statemachine.events import CheckpointStarted
 
 
 def test_submit_answers_the_build_and_then_shows_it_by_a_prefix(request_, submission):
@@ -258,3 +261,18 @@ def test_an_answer_does_not_repeat_a_long_name(request_, submission):
         assert len(answer.content) < 20_000
     answer = request_("GET", f"/v1/builds/{'x' * 10_000}")
     assert len(answer.content) < 5_000
+
+
+def test_a_list_says_how_far_the_builds_of_other_members_are_now(request_, app, submission):
+    build = request_("POST", "/v1/builds", json=submission).json()["id"]
+    key = request_("GET", f"/v1/builds/{build}").json()["checkpoints"][0]["key"]
+    builds = app.state.builds
+
+    async def start() -> None:
+        await builds.command(build, Start())
+        await builds.command(build, CheckpointStarted("one", 1, key, "one.log"))
+
+    asyncio.run(start())
+    builds._machines.clear()
+    seen = [request_("GET", "/v1/builds").json()["builds"][0]["elapsed_seconds"] for _ in range(2)]
+    assert 0 < seen[0] < seen[1]

@@ -5,6 +5,7 @@ import { Artifacts } from "./artifacts.js";
 import { MOVING, pieces, took } from "./builds.js";
 import { Changes } from "./changes.js";
 import { Checkpoints } from "./checkpoints.js";
+import { waitOf } from "./farm.js";
 import { printable, time } from "./format.js";
 import { builds, progress, subscribe } from "./live.js";
 import { Log } from "./log.js";
@@ -71,13 +72,15 @@ export function Build({ id, checkpoint, attempt, line }) {
   const now = useNow(Boolean(view) && MOVING.includes(view.state));
   if (!view) return problem ? html`<h1>${printable(id)}</h1><${Trouble} problem=${problem} />` : html`<${Note}>Loading\u2026<//>`;
   const report = MOVING.includes(view.state) ? progress.value.get(id) : undefined;
+  const why = view.reason || (view.state === "queued" ? waitOf(id) : "");
   const changes = events.length ? events[events.length - 1].position : 0;
   return html`<header class="build-title">
       <h1>${printable(view.name)}</h1> <${State} state=${view.state} /> <span class="build-id">${id}</span>
     </header>
     <p class="build-facts"><span>${took(view, report, now)}</span>
+      ${view.host && view.state !== "queued" ? html`<span>on ${printable(view.host)}</span>` : null}
       <span>${printable(view.actor.user)}, ${time(view.submitted_at)}</span>
-      ${view.reason && !(view.error && view.error.brief === view.reason) ? html`<span class="why">${printable(view.reason)}</span>` : null}
+      ${why && !(view.error && view.error.brief === why) ? html`<span class="why">${printable(why)}</span>` : null}
       ${view.manifest_path ? html`<span>${printable(view.manifest_path)}</span>` : null}</p>
     ${view.error && view.state === "failed" ? html`<${Trouble} problem=${view.error}><${Next} view=${view} /><//>` : null}
     ${problem ? html`<${Trouble} problem=${problem} />` : null}

@@ -1,6 +1,7 @@
 // The page of all builds: newest first, live.
 import { html, useState } from "./html.js";
 import { duration, printable, seconds, time } from "./format.js";
+import { hostOf, waitOf } from "./farm.js";
 import { builds, failure, loadOlder, more, progress } from "./live.js";
 import { Link, Note, State, Strip, Trouble, useNow } from "./parts.js";
 
@@ -66,7 +67,10 @@ const Empty = ({ any }) =>
     : html`<${Note}>There is no build yet. In a terminal: <code>dcctl submit MANIFEST</code><//>`;
 
 function Row({ build, now }) {
-  const report = MOVING.includes(build.state) ? progress.value.get(build.id) : undefined;
+  const moving = MOVING.includes(build.state);
+  const report = moving ? progress.value.get(build.id) : undefined;
+  const host = moving && build.state !== "queued" ? hostOf(build.id) : "";
+  const why = build.reason || (build.state === "queued" ? waitOf(build.id) : "");
   const later = build.superseded_by ? `superseded by ${build.superseded_by}` : "";
   return html`<li class="build">
     <div class="build-head">
@@ -77,8 +81,9 @@ function Row({ build, now }) {
     <${Strip} pieces=${pieces(build)} fraction=${report ? report.fraction : null} />
     <div class="build-facts">
       <span>${took(build, report, now)}</span>
+      ${host ? html`<span>on ${printable(host)}</span>` : null}
       <span>${printable(build.actor.user)}, ${time(build.submitted_at)}</span>
-      ${build.reason || later ? html`<span class="why">${printable(build.reason || later)}</span>` : null}
+      ${why || later ? html`<span class="why">${printable(why || later)}</span>` : null}
     </div>
   </li>`;
 }

@@ -1,5 +1,6 @@
-// The page of the host: what runs and waits, its examination, the use of space, the settings.
+// The page of the host: the members of its farm, what runs and waits, its examination, the use of space, the settings.
 import { html } from "./html.js";
+import { Members, hostOf, waitOf } from "./farm.js";
 import { plural, printable, size } from "./format.js";
 import { builds, connection, me } from "./live.js";
 import { MOVING } from "./builds.js";
@@ -10,13 +11,21 @@ export function Host() {
   const again = [connection.value.state];
   const active = [...builds.value.values()].filter((build) => MOVING.includes(build.state));
   return html`<h1>Host</h1>
+    <${Members} />
     <section><h2>Running and waiting</h2>
       ${active.length ? html`<ul class="plain">${active.map((build) => html`<li key=${build.id}>
         <${State} state=${build.state} />${" "}<${Link} to=${`/builds/${build.id}`}>${printable(build.name)}<//>${" "}
-        <span class="build-id">${build.id}</span> <span class="why">${printable(build.reason)}</span></li>`)}</ul>`
+        <span class="build-id">${build.id}</span> <span class="why">${printable(situation(build))}</span></li>`)}</ul>`
         : html`<${Note}>Nothing runs or waits.<//>`}</section>
     <${You} />
     <${Doctor} again=${again} /><${Space} again=${again} /><${Settings} again=${again} />`;
+}
+
+// Why it waits, or where it is.
+function situation(build) {
+  if (build.state === "queued") return build.reason || waitOf(build.id);
+  const host = hostOf(build.id);
+  return [host && `on ${host}`, build.reason].filter(Boolean).join(": ");
 }
 
 function You() {

@@ -3,6 +3,7 @@ import { html, render, signal, useEffect } from "./html.js";
 import { Build } from "./build.js";
 import { Builds } from "./builds.js";
 import { Compare } from "./compare.js";
+import { watchFarm } from "./farm.js";
 import { printable } from "./format.js";
 import { Host } from "./host.js";
 import { connection, me, start } from "./live.js";
@@ -86,4 +87,7 @@ takeToken();
 follow();
 addEventListener("hashchange", follow);
 render(html`<${Frame} />`, document.getElementById("app"));
-if (!locked.value) start();
+if (!locked.value) {
+  start();
+  watchFarm();
+}
