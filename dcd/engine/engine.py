@@ -237,15 +237,14 @@ class Engine:
     async def _labels(
         self, wanted: tuple[str, ...], inputs: Sequence[InputFile], locked: Locked | None
     ) -> tuple[str, ...]:
-        """The labels that a build requires of the host. In a farm other code would give it other keys, the
-        packages of a locked build are on this member only, and so are captured files that no registry
-        takes."""
+        """The labels that a build requires of the host. In a farm other code would give it other keys;
+        captured files, and what a locked build uses, are only on this member when no registry takes them."""
         host, found = self._builds.host, {*wanted}
-        if host:
-            found.add(await asyncio.to_thread(code_label))
-        if host and (
-            locked or (inputs and not await self.sharing.offer([file.sha256 for file in inputs]))
-        ):
+        if not host:
+            return wanted
+        found.add(await asyncio.to_thread(code_label))
+        digests = [file.sha256 for file in inputs]
+        if (digests or locked) and not await self.sharing.offer(digests, locked):
             found.add(of_host(host))
         return tuple(sorted(found))
 
@@ -312,6 +311,8 @@ class Engine:
             # The build keeps its time, unless the manifest sets one.
             before = await self._builds.state(build)
             require_packages_here(before, self._builds.host)
+            if before.locked:
+                await self.sharing.fetch((), before.locked)
             earlier = before.plan
             epoch = epoch_of(earlier)
             source = replace(source, source_date_epoch=epoch, require=before.require)

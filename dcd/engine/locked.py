@@ -18,6 +18,7 @@ from statemachine.keys import digest
 from statemachine.plan import Locked
 from store.captured import captured_files
 from store.host.regular import open_regular
+from store.packages import Packages
 from store.resolved import RepositoryFile, Resolved, union
 
 _HEAD_BYTES = 1 << 16
@@ -34,6 +35,17 @@ def known_repositories(stores: Stores, locked: Locked) -> Known:
         raise Refused("the locked builds have no repositories of Debian packages")
     versions = digest([list(locked.lists), locked.versions]) if locked.versions else ""
     return Known(union(lists).repositories, _states(stores, lists), versions)
+
+
+def has_locked(packages: Packages, locked: Locked) -> bool:
+    """Whether the package store has what a locked build takes from it."""
+    try:
+        return all(
+            packages.has(name) and (locked.fetch or not packages.missing(packages.resolved(name)))
+            for name in locked.lists
+        )
+    except DcdError:  # a damaged list
+        return False
 
 
 def _states(stores: Stores, lists: Iterable[Resolved]) -> dict[str, str]:

@@ -22,6 +22,7 @@ from dcd.engine.scheduler import Scheduler
 from dcd.engine.stores import Stores
 from dcd.engine.vouched import MOST_BYTES, Statement, check_submit, read_statement
 from dcd.planning import plan as planning
+from dcd.platform.host_labels import kept_on
 from dcd.signing.checking import signer_of
 from dcd.signing.keys import can_sign
 from statemachine.build import BuildState, Lifecycle
@@ -97,8 +98,9 @@ class Rebuilds:
         return await self.submit(submitted, actor)
 
     async def submit(self, submitted: BuildSubmitted, actor: Actor) -> BuildState:
-        """Create the build, and have it run."""
-        state = await self.builds.create(submitted, actor)
+        """Create the build, and have it run on this host, which has what it is compared with."""
+        here = kept_on(self.builds.host, submitted.requires)
+        state = await self.builds.create(replace(submitted, requires=here), actor)
         self.runner.planned(state.id, fresh=False)
         self.scheduler.wake()
         return state

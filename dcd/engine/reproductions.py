@@ -18,6 +18,7 @@ from dcd.engine.runner import Runner
 from dcd.engine.scheduler import Scheduler
 from dcd.engine.stores import Stores
 from dcd.planning import plan as planning
+from dcd.platform.host_labels import kept_on
 from statemachine.build import BuildState, Lifecycle
 from statemachine.commands import repeated
 from statemachine.errors import DcdError, NotFound, Refused, Unprepared
@@ -141,6 +142,8 @@ class Reproductions:
             locked=locked,
             reproduces=first.id,
             variation=REPEATED if apart else replace(REPEATED, place="in-a-varied-directory"),
+            # This host has the layers that those of the repetition are compared with.
+            requires=kept_on(self._builds.host, first.requires),
         )
         state = await self._builds.create(submitted, actor)
         self._runner.planned(state.id, fresh=False)

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from statemachine.plan import Locked
+
 
 @dataclass(frozen=True, slots=True)
 class SharingState:
@@ -39,13 +41,13 @@ class Sharing(Protocol):
         """Have the layer `key` here, with those below it, if another build server has shared it. Returns
         whether it has come."""
 
-    async def offer(self, digests: Sequence[str]) -> bool:
-        """Have captured files, by their sha256, where every member of the farm can get them. Returns whether
-        they are there."""
+    async def offer(self, digests: Sequence[str], locked: Locked | None) -> bool:
+        """Have captured files, by their sha256, and what a locked build takes from the package store, where
+        every member of the farm can get them. Returns whether they are there."""
 
-    async def fetch(self, digests: Sequence[str]) -> bool:
-        """Have captured files here that another member has offered. Returns False when the registry does not
-        work, so that they may come later."""
+    async def fetch(self, digests: Sequence[str], locked: Locked | None) -> bool:
+        """Have here what another member has offered. Returns False when the registry does not work, so that
+        it may come later."""
 
     def give_up(self, build: str) -> None:
         """End what is under way for a build."""
@@ -76,10 +78,10 @@ class NotShared:
     async def bring(self, build: str, key: str) -> bool:
         return False
 
-    async def offer(self, digests: Sequence[str]) -> bool:
+    async def offer(self, digests: Sequence[str], locked: Locked | None) -> bool:
         return False
 
-    async def fetch(self, digests: Sequence[str]) -> bool:
+    async def fetch(self, digests: Sequence[str], locked: Locked | None) -> bool:
         return True
 
     def give_up(self, build: str) -> None:

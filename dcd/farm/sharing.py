@@ -32,7 +32,7 @@ from dcd.engine.outputs import Outputs
 from dcd.engine.sharing import SharedOutput, SharingState
 from dcd.engine.stores import Stores
 from dcd.farm.link import Link, Sender
-from dcd.farm.shared_inputs import fetch_inputs, send_inputs, unneeded_inputs
+from dcd.farm.shared_inputs import fetch_inputs, fetch_package, send_inputs, unneeded_inputs
 from dcd.farm.shared_layers import (
     MANIFEST,
     BadManifest,
@@ -61,6 +61,7 @@ from statemachine.events import (
     Payload,
 )
 from statemachine.keys import is_declined
+from statemachine.plan import Locked
 from store.eventlog import EventLog
 from store.layers import ExpectedLayer, Layer
 
@@ -343,8 +344,13 @@ class SharedLayers:
             file.flush()
             file.seek(0)
 
+        def store(blob: BlobOf) -> None:
+            with self._stores.blobs.aside() as file:
+                receive(blob, file)
+                self._stores.blobs.put(file, blob.digest.removeprefix("sha256:"))
+
         for blob in shared.packages:
-            self._bring_package(blob, receive)
+            fetch_package(self._stores, blob, store)
         with self._stores.blobs.aside() as file:
             receive(shared.packed, file)
             check()
@@ -360,20 +366,6 @@ class SharedLayers:
         logger.info("layer came from the registry", layer=key, build=shared.build, seconds=seconds)
         return True
 
-    def _bring_package(self, blob: BlobOf, receive: Callable[[BlobOf, IO[bytes]], None]) -> None:
-        """Put a file into the package store, by way of the captured files, where the launcher takes it."""
-        stores, sha256 = self._stores, blob.digest.removeprefix("sha256:")
-        if stores.packages.has(sha256):
-            return
-        known = stores.blobs.has(sha256)
-        if not known:
-            with stores.blobs.aside() as file:
-                receive(blob, file)
-                stores.blobs.put(file, sha256)
-        stores.privileged.adopt_package(sha256)
-        if not known:
-            stores.blobs.remove(sha256)
-
     def _is_believed(self, shared: SharedLayer) -> bool:
         """Whether a layer that no event names may be used; see the module."""
         return not self._host and not self._log.known_builds([shared.build])
@@ -384,10 +376,11 @@ class SharedLayers:
         if free < size_bytes + settings.min_free_bytes:
             raise _GivenUp("there is no space for it")
 
-    async def offer(self, digests: Sequence[str]) -> bool:
+    async def offer(self, digests: Sequence[str], locked: Locked | None) -> bool:
         if not self._host or self._link.is_quiet:
             return False
-        sending = asyncio.to_thread(send_inputs, self._link.offering, self._stores.blobs, digests)
+        offering, stores = self._link.offering, self._stores
+        sending = asyncio.to_thread(send_inputs, offering, stores, digests, locked)
         try:
             await asyncio.wait_for(sending, OFFER_SECONDS)
         except (DcdError, OSError, TimeoutError) as error:
@@ -395,10 +388,12 @@ class SharedLayers:
             return False
         return True
 
-    async def fetch(self, digests: Sequence[str]) -> bool:
+    async def fetch(self, digests: Sequence[str], locked: Locked | None) -> bool:
+        given = self._link.reading, self._stores, digests, locked, self._require_space
+        if not self._host:
+            return True
         try:
-            reading, blobs = self._link.reading, self._stores.blobs
-            await asyncio.to_thread(fetch_inputs, reading, blobs, digests, self._require_space)
+            await asyncio.to_thread(fetch_inputs, *given)
         except (Broken, OSError) as error:
             self._link.report(f"captured files of a build do not come: {error}")
             return False
@@ -445,7 +440,8 @@ class SharedLayers:
 
     def _unneeded(self, tags: Sequence[str]) -> Iterator[str]:
         """The digests of the manifests of captured files and outputs that no build of the farm names."""
-        yield from unneeded_inputs(self._link.reading, tags, self._log.inputs())
+        named = self._log.inputs() | self._log.resolved_lists()
+        yield from unneeded_inputs(self._link.reading, tags, named)
         outputs = {tag: build for tag in tags if (build := build_of_tag(tag))}
         removed = self._log.removed_among(set(outputs.values()))
         for tag, build in outputs.items():

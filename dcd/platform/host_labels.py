@@ -45,6 +45,13 @@ def public(labels: Iterable[str]) -> tuple[str, ...]:
     return tuple(each for each in labels if not each.startswith(of_secret("")))
 
 
+def kept_on(name: str, labels: Iterable[str]) -> tuple[str, ...]:
+    """The labels of a build that repeats one with these labels on the member of a farm with this name, with
+    the code that it has now; "": there is no farm."""
+    others = {each for each in labels if not each.startswith((of_host(""), of_code("")))}
+    return tuple(sorted({*others, of_host(name)} if name else labels))
+
+
 def plain(labels: Iterable[str]) -> str:
     """The plain labels, for people: `amd64+kvm`."""
     return "+".join(sorted(each for each in labels if ":" not in each)) or "none"

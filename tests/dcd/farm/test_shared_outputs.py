@@ -193,7 +193,9 @@ def test_each_build_has_its_own_manifest_of_an_artifact(tmp_path: Path, offered:
 
 def test_outputs_of_removed_builds_are_unneeded(tmp_path: Path, offered: Any) -> None:
     send(offered, written(tmp_path))
-    log: Any = SimpleNamespace(inputs=set, removed_among=lambda builds: {"b"} & builds)
+    log: Any = SimpleNamespace(
+        inputs=set, resolved_lists=set, removed_among=lambda builds: {"b"} & builds
+    )
     made: Any = SharedLayers.__new__(SharedLayers)
     made._log, made._link = log, SimpleNamespace(reading=offered)
     tag = attempt_tag("b", "one", 1)

@@ -1,6 +1,7 @@
 """What build servers share, and what of it they believe."""
 
 import asyncio
+import io
 import json
 from dataclasses import replace
 from hashlib import sha256
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from dcd.configuration import Configuration
+from dcd.engine.locked import has_locked
 from dcd.farm import sharing
 from dcd.farm.shared_inputs import fetch_inputs, send_inputs, unneeded_inputs
 from dcd.farm.shared_layers import (
@@ -27,12 +29,14 @@ from dcd.farm.sharing import SharedLayers, may_be_shared, worth_sharing
 from dcd.planning.ground import _fitting, same_results
 from dcd.platform.publishing.http import Broken
 from dcd.platform.publishing.registry import Registry
-from statemachine.errors import Unprepared
+from statemachine.errors import Unprepared, UsageError
 from statemachine.events import CheckpointCompleted
 from statemachine.keys import chain, own_digest
-from statemachine.plan import Ingredient, Inputs, Plan, PlannedCheckpoint
+from statemachine.plan import Ingredient, Inputs, Locked, Plan, PlannedCheckpoint
 from store.blobs import Blobs
 from store.layers import Layer, LayerRecord
+from store.packages import Packages
+from store.resolved import Resolved, ResolvedPackage, encoded
 from tests.dcd.farm.registries import Offered
 
 KEY, CONTENT, OTHER = "a" * 64, "c" * 64, "d" * 64
@@ -182,6 +186,12 @@ class _Aside:
     def aside(self) -> Any:
         return self._file.open("w+b")
 
+    def has(self, sha256: str) -> bool:
+        return False
+
+    def path(self, sha256: str) -> Path:
+        return self._file
+
 
 @pytest.fixture(autouse=True)
 def registry(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,10 +277,10 @@ def test_captured_files_come_as_they_were_offered(tmp_path: Path) -> None:
     for content, digest in zip((b"one", b"two"), digests, strict=True):
         here.put(content, digest)
     offered = Offered()
-    fetch_inputs(offered, there, digests)  # type: ignore[arg-type]
+    fetch_inputs(offered, member(there), digests, None, print)  # type: ignore[arg-type]
     assert not there.has(digests[0]), "nobody has offered them"
-    send_inputs(offered, here, digests)  # type: ignore[arg-type]
-    fetch_inputs(offered, there, digests[::-1])  # type: ignore[arg-type]
+    send_inputs(offered, member(here), digests, None)  # type: ignore[arg-type]
+    fetch_inputs(offered, member(there), digests[::-1], None, print)  # type: ignore[arg-type]
     assert there.path(digests[1]).read_bytes() == b"two"
     tags = list(offered.manifests)
     assert not list(unneeded_inputs(offered, tags, ())), "too young"  # type: ignore[arg-type]
@@ -280,6 +290,63 @@ def test_captured_files_come_as_they_were_offered(tmp_path: Path) -> None:
     assert list(unneeded_inputs(offered, tags, digests[1:])) == gone  # type: ignore[arg-type]
 
 
+def member(blobs: Blobs, packages: Packages | None = None) -> Any:
+    """The stores of a member."""
+
+    def adopt(sha256: str) -> None:
+        assert packages is not None
+        with blobs.path(sha256).open("rb") as content:
+            packages.adopt(content, sha256)
+
+    privileged = SimpleNamespace(adopt_package=adopt)
+    return SimpleNamespace(blobs=blobs, packages=packages, privileged=privileged)
+
+
+def packages_in(directory: Path, *contents: bytes) -> Packages:
+    found = Packages(directory)
+    found.prepare()
+    for content in contents:
+        found.adopt(io.BytesIO(content), sha256(content).hexdigest())
+    return found
+
+
+@pytest.mark.parametrize("fetch", [False, True])
+def test_a_locked_build_finds_its_packages_on_another_member(tmp_path: Path, fetch: bool) -> None:
+    """With `fetch` only the list is needed: the packages come from the repositories."""
+    deb, other = b"the package", b"another one"
+    of_deb = sha256(deb).hexdigest()
+    one = ResolvedPackage("deb", "one", "1", "all", of_deb, len(deb), "http://x/one.deb", True)
+    text = encoded(Resolved((one,), ()))
+    name = sha256(text).hexdigest()
+    here = member(Blobs(tmp_path / "a"), packages_in(tmp_path / "pa", text, deb))
+    there = member(Blobs(tmp_path / "b"), packages_in(tmp_path / "pb"))
+    locked, offered = Locked((name,), fetch=fetch), Offered()
+    send_inputs(offered, here, (), locked)  # type: ignore[arg-type]
+    (tag,) = offered.manifests
+    plain = json.loads(offered.manifests[tag])
+    more = [{**plain["layers"][0], "digest": f"sha256:{sha256(other).hexdigest()}"}]
+    offered.manifests[tag] = json.dumps({**plain, "layers": plain["layers"] + more}).encode()
+    assert not has_locked(there.packages, locked)
+    fetch_inputs(offered, there, (), locked, print)  # type: ignore[arg-type]
+    assert has_locked(there.packages, locked)
+    assert there.packages.has(of_deb) is not fetch
+    assert not there.packages.has(sha256(other).hexdigest()), "the list does not name it"
+    assert not there.blobs.has(name), "it was only on its way"
+    assert list(unneeded_inputs(offered, [tag], {name})) == []  # type: ignore[arg-type]
+
+
+def test_a_list_that_is_another_one_does_not_come(tmp_path: Path) -> None:
+    name, offered = sha256(b"list").hexdigest(), Offered()
+    there = member(Blobs(tmp_path / "b"), packages_in(tmp_path / "pb"))
+    locked = Locked((name,), fetch=True)
+    here = member(Blobs(tmp_path / "a"), packages_in(tmp_path / "pa", b"list"))
+    send_inputs(offered, here, (), locked)  # type: ignore[arg-type]
+    offered.blobs = dict.fromkeys(offered.blobs, b"liar")
+    with pytest.raises(UsageError):
+        fetch_inputs(offered, there, (), locked, print)  # type: ignore[arg-type]
+    assert not has_locked(there.packages, locked)
+
+
 def test_a_member_waits_for_captured_files_while_the_registry_is_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -287,8 +354,8 @@ def test_a_member_waits_for_captured_files_while_the_registry_is_away(
         raise Broken("it is away")
 
     _, _, made = brought(tmp_path, Log(), in_farm=True)
-    assert asyncio.run(made.fetch([KEY])), "what nobody offers does not come later"
+    assert asyncio.run(made.fetch([KEY], None)), "what nobody offers does not come later"
     monkeypatch.setattr(Registry, "get_manifest", broken)
-    assert not asyncio.run(made.fetch([KEY]))
+    assert not asyncio.run(made.fetch([KEY], None))
     monkeypatch.setattr(Registry, "digest_of", broken)
-    assert not asyncio.run(made.offer([KEY]))
+    assert not asyncio.run(made.offer([KEY], None))

@@ -33,3 +33,11 @@ def test_secrets_are_labels_by_their_references(
 def test_people_see_the_plain_labels() -> None:
     assert host_labels.plain(["tool:cp", "kvm", "amd64", "secret:/s"]) == "amd64+kvm"
     assert host_labels.plain(["tool:cp"]) == "none"
+
+
+def test_a_repetition_stays_on_the_member_that_has_what_it_is_compared_with() -> None:
+    first = ("amd64", "dcd:1", "host:b")
+    assert host_labels.kept_on("a", first) == ("amd64", "host:a"), (
+        "with the code that the member has now"
+    )
+    assert host_labels.kept_on("", ("amd64",)) == ("amd64",)
