@@ -36,6 +36,12 @@ def configure(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         default=Path("/var/lib/dcd"),
         help="the state directory of the daemon, which must be stopped; default: /var/lib/dcd",
     )
+    moved.add_argument(
+        "--host",
+        required=True,
+        metavar="HOST",
+        help="the member that this machine becomes: layers, files and artifacts of its builds are there",
+    )
     moved.set_defaults(run=_import)
 
     member = what.add_parser("member", help="say which hosts belong to the farm")
@@ -130,7 +136,8 @@ def _import(arguments: argparse.Namespace) -> int:
     from store.eventlog.postgresql.administration import import_log
 
     with locked(arguments.state_dir):
-        count = import_log(arguments.database, arguments.state_dir / EVENTS / "events.db")
+        log = arguments.state_dir / EVENTS / "events.db"
+        count = import_log(arguments.database, log, arguments.host)
     text = f"imported and verified {count} event{'s' * (count != 1)}; the old log is unchanged"
     _print(arguments, {"events": count}, text)
     return 0

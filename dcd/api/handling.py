@@ -115,8 +115,8 @@ class Api:
             parameters = without.parameters
         waits = self.records.broadcast.waits_for(state.id)
         ahead = self.records.outlook(state)
-        here = self.records.host
-        view = build_view(state, self.records.artifact_path, parameters, ahead, waits, here)
+        there = self.records.elsewhere(state)
+        view = build_view(state, self.records.artifact_path, parameters, ahead, waits, there)
         why = await self._why_waits(state)
         return replace(view, reason=f"waits: {why}") if why else view
 

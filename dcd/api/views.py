@@ -21,13 +21,13 @@ def build_view(
     parameters: dict[str, str],
     ahead: Outlook,
     waits: str = "",
-    here: str = "",
+    there: str = "",
 ) -> BuildView:
     """A build with its checkpoints, its artifacts (with absolute paths), the parameters that may be
     shown, how far it is, and, if its state has no other reason, the cause of its waiting. Paths of artifacts
-    on another member than this one, `here`, begin with its name."""
+    on another member than this one begin with its name, `there`."""
     present = now()
-    there = "" if state.host == here else f"{state.host}:"
+    beginning = f"{there}:" if there else ""
     return BuildView(
         id=state.id,
         name=state.name,
@@ -62,7 +62,7 @@ def build_view(
             for planned, record in zip(state.plan.checkpoints, state.checkpoints, strict=True)
         ),
         artifacts=tuple(
-            replace(artifact, path=f"{there}{artifact_path(state.id, artifact)}")
+            replace(artifact, path=f"{beginning}{artifact_path(state.id, artifact)}")
             for artifact in state.published
         ),
         error=state.error,

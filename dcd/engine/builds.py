@@ -61,6 +61,8 @@ class Builds:
         self.broadcast = broadcast
         self.host = ""
         """The name of this member of a farm; "" on a single machine."""
+        self.origin = ""
+        """The member whose log a farm began with; "" if it began with an empty one."""
         self._clock = clock
         self._readers = ThreadPoolExecutor(READERS, "log-reader")
         self.ended = asyncio.Event()
@@ -96,6 +98,14 @@ class Builds:
     def unfinished(self) -> list[BuildState]:
         """The builds that have not ended, in order of submission."""
         return [machine.state for machine in self._machines.values()]
+
+    def is_here(self, host: str) -> bool:
+        """Whether events and states that name this host are of this one."""
+        return self.named(host) == self.host
+
+    def named(self, host: str) -> str:
+        """The host that an event or a state names: without a name it is of a single machine."""
+        return host or self.origin
 
     def unfinished_here(self) -> list[BuildState]:
         """Those of them whose layers, and kept workspaces, are on this host."""

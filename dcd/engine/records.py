@@ -64,6 +64,11 @@ class Records:
         """The name of this member of a farm; "" on a single machine."""
         return self._builds.host
 
+    def elsewhere(self, state: BuildState) -> str:
+        """The other member of a farm that has the artifacts of a build; "" when they are here."""
+        there = self._builds.named(state.host)
+        return "" if there == self._builds.host else there
+
     @property
     def position(self) -> int:
         """The position of the last event."""
@@ -197,11 +202,12 @@ class Records:
             digest = f"sha256:{artifact.sha256}"
             if self._sharing.has(digest):
                 return artifact, self._sharing.read(digest, artifact.size_bytes)
-        if state.host != self.host and any(each.name == name for each in state.published):
+        there = self.elsewhere(state)
+        if there and any(each.name == name for each in state.published):
             raise NotFound(
-                f"{name} of build {state.id} is on {state.host}",
+                f"{name} of build {state.id} is on {there}",
                 "it is not in the registry",
-                f"ask there: ssh {state.host} dcctl download {state.id}",
+                f"ask there: ssh {there} dcctl download {state.id}",
             )
         names = ", ".join(artifact.name for artifact in state.published)
         raise NotFound(
@@ -213,11 +219,12 @@ class Records:
         """Verify each published artifact of a build against its digest. Raises NotFound on another member
         than that with the files."""
         paths = [self.artifact_path(state.id, artifact) for artifact in state.published]
-        if state.host != self.host and not any(path.exists() for path in paths):
+        there = self.elsewhere(state)
+        if there and not any(path.exists() for path in paths):
             raise NotFound(
-                f"the artifacts of build {state.id} are on {state.host}",
+                f"the artifacts of build {state.id} are on {there}",
                 "files are verified where they are",
-                f"ask there: ssh {state.host} dcctl artifacts --verify {state.id}",
+                f"ask there: ssh {there} dcctl artifacts --verify {state.id}",
             )
         return await asyncio.to_thread(self._stores.artifacts.verify, state.id, state.published)
 

@@ -276,7 +276,7 @@ class Runner:
         released. Only the host that has claimed a resource can release it."""
         record = state.running
         assert record is not None
-        here = record.host == self.builds.host
+        here = self.builds.is_here(record.host)
         if here and (workspace := claiming_workspace(state)):
             try:
                 await release_claims(self.stores.privileged.release, state)

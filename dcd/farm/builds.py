@@ -76,15 +76,15 @@ class FarmBuilds(Builds):
         """The builds that this member drove last, and whose workspaces it may need. It has taken none yet."""
         machines = await asyncio.to_thread(self._load)
         self._resting = {
-            build: machine for build, machine in machines.items() if self._is_here(machine.state)
+            build: machine for build, machine in machines.items() if self._rests_here(machine.state)
         }
         return self.unfinished_here()
 
     def unfinished_here(self) -> list[BuildState]:
         return [machine.state for machine in {**self._resting, **self._machines}.values()]
 
-    def _is_here(self, state: BuildState) -> bool:
-        return state.host == self.host and not state.ended
+    def _rests_here(self, state: BuildState) -> bool:
+        return self.is_here(state.host) and not state.ended
 
     def owns(self, build: str) -> bool:
         """Whether this member may drive the build, as far as it knows."""
@@ -105,7 +105,7 @@ class FarmBuilds(Builds):
         """Drive the build no more. Its layers stay here until another member takes it, or it ends."""
         machine = self._machines.get(build)
         self.forget(build)
-        if machine is not None and self._is_here(machine.state):
+        if machine is not None and self._rests_here(machine.state):
             self._resting[build] = machine
 
     def forget(self, build: str) -> None:
@@ -163,7 +163,7 @@ class FarmBuilds(Builds):
             machine.apply(event)
         except DcdError as error:  # its next use reads all of it, and fails
             logger.error("a build cannot continue", build=event.build, reason=str(error))
-        if not self._is_here(machine.state):
+        if not self._rests_here(machine.state):
             self._resting.pop(event.build)
         return before if machine.state.lifecycle is not before.lifecycle else None
 

@@ -66,6 +66,7 @@ class FarmMember:
     def builds(self, log: EventLog, broadcast: Broadcast) -> FarmBuilds:
         """The builds of the farm, as this member sees them."""
         self._builds = FarmBuilds(log, broadcast, self.host, self._heard, self._submitted)
+        self._builds.origin = self._log.origin
         self._builds.watch(self._recorded)
         return self._builds
 

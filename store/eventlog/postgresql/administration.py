@@ -9,6 +9,7 @@ from statemachine.errors import NotFound, Refused
 from store.eventlog.errors import LogDamaged
 from store.eventlog.postgresql import schema
 from store.eventlog.postgresql.connection import Connection, check, connect, explained
+from store.eventlog.postgresql.members import require_name
 from store.eventlog.postgresql.writer import as_stored, position_of, read_rows
 from store.eventlog.queries import chain_problems
 from store.eventlog.sqlite.database import reading_engine
@@ -30,10 +31,11 @@ def init(dsn: str) -> bool:
     return new
 
 
-def import_log(dsn: str, file: Path) -> int:
-    """Copy a log in SQLite, which no daemon uses, into the empty log of a farm. Returns the number of events.
-    All hashes are verified before and after; in between nothing is visible. Raises LogDamaged, Refused (the
-    log is not empty), Unavailable."""
+def import_log(dsn: str, file: Path, host: str) -> int:
+    """Copy a log in SQLite, which no daemon uses, into the empty log of a farm, as that of the member `host`.
+    Returns the number of events. All hashes are verified before and after; in between nothing is visible.
+    Raises LogDamaged, Refused (the log is not empty), UsageError, Unavailable."""
+    require_name(host)
     if not file.exists():
         raise NotFound(
             f"there is no event log {file}", "", "name the file events.db of a state directory"
@@ -46,14 +48,14 @@ def import_log(dsn: str, file: Path) -> int:
         with explained(), connect(dsn) as target, engine.connect() as source:
             check(target)
             with target.transaction():
-                _copy(source, target)
+                _copy(source, target, host)
             count = position_of(target)
     finally:
         engine.dispose()
     return count
 
 
-def _copy(source: sa.Connection, target: Connection) -> None:
+def _copy(source: sa.Connection, target: Connection, host: str) -> None:
     owner = schema.owner_of(target)
     assert owner is not None
     target.execute(sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(owner)))
@@ -69,7 +71,8 @@ def _copy(source: sa.Connection, target: Connection) -> None:
             for row in source.execute(sa.select(table)):
                 copy.write_row(tuple(as_stored(dict(row._mapping)).values()))
     target.execute("UPDATE head SET position = (SELECT count(*) FROM events)")
-    target.execute(_PLACEMENTS)
+    target.execute("UPDATE farm SET origin = %s", [host])
+    target.execute(_PLACEMENTS, {"host": host})
     for (build,) in target.execute("SELECT id FROM builds").fetchall():
         if problems := chain_problems(read_rows(target, build)):
             raise LogDamaged(f"build {build} was not copied as it was", "\n".join(problems))
@@ -77,10 +80,15 @@ def _copy(source: sa.Connection, target: Connection) -> None:
 
 _PLACEMENTS = """
     INSERT INTO placements
-    SELECT DISTINCT ON (build) build, 0, '',
-        ARRAY(SELECT json_array_elements_text(dcd_json(data)->'requires'))
-    FROM events
+    SELECT DISTINCT ON (build) build, 0, %(host)s, ARRAY(
+        SELECT json_array_elements_text(dcd_json(data)->'requires')
+        UNION SELECT 'host:' || %(host)s WHERE json_array_length(dcd_json(data)->'inputs') > 0 OR EXISTS (
+            SELECT FROM events first WHERE first.build = e.build AND first.sequence = 1
+                AND json_typeof(dcd_json(first.data)->'locked') = 'object')
+        ORDER BY 1)
+    FROM events e
     WHERE type = 'BuildSubmitted'
        OR (type = 'BuildResumed' AND json_typeof(dcd_json(data)->'plan') = 'object')
     ORDER BY build, sequence DESC
 """
+"""Captured files, and the packages of locked builds, are on the host whose log it was."""

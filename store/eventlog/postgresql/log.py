@@ -64,6 +64,9 @@ class PostgresqlLog(Queries):
             connection = connect(dsn)
             try:
                 self.farm = check(connection)
+                row = connection.execute("SELECT origin FROM farm").fetchone()
+                self.origin = str(row[0]) if row else ""
+                """The member whose log was imported: events without a host are of it."""
                 _belong(directory, self.farm)
                 self._writer = PostgresqlWriter(dsn, self.farm, connection, high_water, on_commit)
             except BaseException:

@@ -67,16 +67,21 @@ def role_of(host: str) -> str:
     return f"dcd-{host}"
 
 
-def add(dsn: str, host: str, labels: Sequence[str]) -> Added:
-    """Add a member, or change its labels. It logs in as `role_of`, with a client certificate (pg_hba.conf:
-    `hostssl dcd +dcd_member all cert`), or a password that the administrator gives the role. Raises
-    UsageError, LogDamaged, Unavailable."""
+def require_name(host: str) -> None:
+    """Raise UsageError for what is no name of a host."""
     if not HOST.fullmatch(host):
         raise UsageError(
             f"{host!r} is no name of a host",
             "",
             "use at most 59 lower-case letters, digits, dots and dashes",
         )
+
+
+def add(dsn: str, host: str, labels: Sequence[str]) -> Added:
+    """Add a member, or change its labels. It logs in as `role_of`, with a client certificate (pg_hba.conf:
+    `hostssl dcd +dcd_member all cert`), or a password that the administrator gives the role. Raises
+    UsageError, LogDamaged, Unavailable."""
+    require_name(host)
     role = role_of(host)
     with _administering(dsn) as (connection, group), connection.transaction():
         name, joined = sql.Identifier(role), sql.Identifier(group)
@@ -153,8 +158,8 @@ def heartbeat(
 
 def lost(connection: Connection, lost_seconds: float) -> list[str]:
     """The hosts that own unfinished builds and have been silent for so long, as far as this member may judge:
-    its own heartbeats were unbroken and the server was up for as long. Otherwise none. Raises
-    psycopg.Error."""
+    its own heartbeats were unbroken and the server was up for as long. Otherwise none. One whose log was
+    imported is not lost before it has joined. Raises psycopg.Error."""
     return [str(row[0]) for row in connection.execute(_LOST, {"seconds": lost_seconds})]
 
 
@@ -205,7 +210,7 @@ _LOST = """
     SELECT DISTINCT p.host FROM long, placements p
     JOIN builds b ON b.id = p.build AND b.state NOT IN ('completed', 'cancelled')
     LEFT JOIN members m ON m.host = p.host
-    WHERE p.epoch > 0 AND (m.seen_at IS NULL OR m.seen_at < long.ago)
+    WHERE (m.seen_at < long.ago OR (m.seen_at IS NULL AND p.epoch > 0))
       AND pg_postmaster_start_time() < long.ago
       AND EXISTS (SELECT FROM members me
                   WHERE me.role = session_user AND me.unbroken_since < long.ago AND me.seen_at > long.ago)

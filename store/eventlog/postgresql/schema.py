@@ -20,7 +20,7 @@ from statemachine.build import Lifecycle
 from statemachine.codec import PAYLOADS
 from store.eventlog.tables import EVENTS_VERSION, TEXT, metadata
 
-REVISION = 2
+REVISION = 3
 """Of the tables and functions; `dcd farm init` brings a database to it."""
 
 SCHEMA = "dcd"
@@ -53,7 +53,9 @@ farm = sa.Table(
     sa.Column("id", TEXT, nullable=False),
     sa.Column("revision", sa.BigInteger, nullable=False),
     sa.Column("events_version", sa.BigInteger, nullable=False),
+    sa.Column("origin", TEXT, nullable=False, server_default=""),
 )
+"""`origin` is the member whose log was imported ("": none was): events of that log name no host."""
 
 head = sa.Table(
     "head",
@@ -171,7 +173,8 @@ def create(connection: Connection) -> bool:
         _forms(),
     )
     connection.execute(
-        "INSERT INTO farm VALUES (true, %s, %s, %s) ON CONFLICT (one) DO UPDATE"
+        "INSERT INTO farm (one, id, revision, events_version) VALUES (true, %s, %s, %s)"
+        " ON CONFLICT (one) DO UPDATE"
         " SET revision = excluded.revision,"
         " events_version = greatest(farm.events_version, excluded.events_version)",
         [secrets.token_hex(8), REVISION, EVENTS_VERSION],
@@ -192,6 +195,7 @@ def _forms() -> list[tuple[str, int | None, str]]:
 
 _LATER_COLUMNS = (
     "ALTER TABLE members ADD COLUMN IF NOT EXISTS clock_ahead_seconds double precision",
+    "ALTER TABLE farm ADD COLUMN IF NOT EXISTS origin text NOT NULL DEFAULT ''",
 )
 """What tables of earlier revisions lack."""
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dcd.engine.broadcast import Broadcast
-from dcd.engine.builds import now
+from dcd.engine.builds import Builds, now
 from dcd.engine.locked import require_packages_here
 from dcd.engine.workspaces import kept_workspace
 from dcd.farm.builds import FarmBuilds
@@ -273,6 +273,20 @@ def test_a_member_keeps_nothing_of_a_build_that_another_one_takes(log: SharedLog
         await b.command(build, Start())
 
     assert failed(log, move).unfinished_here() == []
+
+
+def test_builds_of_an_imported_log_rest_on_its_host(log: SharedLog) -> None:
+    async def submitted() -> tuple[list[BuildState], list[BuildState]]:
+        alone, found = Builds(log, Broadcast()), []
+        await alone.create(BuildSubmitted("x", "<dc/>", "/x", PLAN), PERSON)
+        for host in "ab":
+            member = Member(log, host)
+            member.origin = "a"
+            found.append(await member.load_unfinished())
+        return found[0], found[1]
+
+    here, elsewhere = asyncio.run(submitted())
+    assert (len(here), len(elsewhere)) == (1, 0)
 
 
 def test_a_build_that_is_new_here_leaves_no_trace_when_it_is_heard_of_first(log: SharedLog) -> None:

@@ -14,11 +14,11 @@ from typing import Any
 import psycopg
 import pytest
 
-from statemachine.errors import DcdError, NotFound, Refused, Unavailable, UsageError
+from statemachine.errors import DcdError, Unavailable, UsageError
 from statemachine.events import Actor, Event, PauseRequested
-from store.eventlog import Conflict, LogDamaged, LogFull, SqliteLog
+from store.eventlog import Conflict, LogDamaged, LogFull
 from store.eventlog.postgresql import connection as connections
-from store.eventlog.postgresql.administration import import_log, init
+from store.eventlog.postgresql.administration import init
 from store.eventlog.postgresql.log import PostgresqlLog
 from store.eventlog.postgresql.members import add
 from store.eventlog.postgresql.writer import PostgresqlWriter
@@ -434,40 +434,6 @@ def test_init_is_idempotent_and_keeps_everything(
         assert log.position == 1
     with pytest.raises(DcdError):
         init(farm.dsn)
-
-
-def test_a_log_in_sqlite_becomes_that_of_a_farm(
-    farm: Postgresql, path: Path, submit: Callable[..., Any], append: Append
-) -> None:
-    with SqliteLog(path) as old:
-        submit(old, "b1", requires=("amd64",)).complete()
-        submit(old, "b2").run(1)
-        expected = old.read()
-    assert import_log(farm.administrator, path) == len(expected)
-    with farm.open() as log:
-        assert log.read() == expected
-        assert log.verify_all() == []
-        assert log.take("b2", "here") == 1
-        append(log, "b3", 0, expected[0].data)
-        assert log.verify_all() == []
-    with pytest.raises(Refused, match="not empty"):
-        import_log(farm.administrator, path)
-    with pytest.raises(NotFound):
-        import_log(farm.administrator, path.with_name("none"))
-
-
-def test_a_damaged_log_is_not_imported(
-    farm: Postgresql, path: Path, submit: Callable[..., Any]
-) -> None:
-    from tests.store.eventlog.conftest import Sqlite
-
-    with SqliteLog(path) as old:
-        submit(old, "b1").run(1)
-    Sqlite(path).forge("UPDATE events SET version = 2 WHERE position = 2")
-    with pytest.raises(LogDamaged, match="is damaged"):
-        import_log(farm.administrator, path)
-    with farm.open() as log:
-        assert log.position == 0
 
 
 def test_nothing_imports_the_farm_s_libraries_without_a_farm() -> None:

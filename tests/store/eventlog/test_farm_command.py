@@ -42,11 +42,13 @@ def test_a_farm_from_nothing(
     assert "dcd farm init" in capsys.readouterr().err
     assert main(["farm", "init", empty]) == 0
     assert main(["farm", "init", empty, "--json"]) == 0
-    assert main(["farm", "import", empty, "--state-dir", str(tmp_path)]) == 0
+    importing = ["farm", "import", empty, "--state-dir", str(tmp_path), "--host"]
+    assert main([*importing, "b1.example"]) == 0
     said = capsys.readouterr().out
     assert "the database is ready" in said and '{"new": false}' in said
     assert f"imported and verified {count} events" in said
-    assert main(["farm", "import", empty, "--state-dir", str(tmp_path)]) == 6
+    assert main([*importing, "b1.example"]) == 6
+    assert main([*importing, "B 1"]) == 2
     assert main([*member, "list", "--database", empty]) == 0
     assert "no members" in capsys.readouterr().out
 
