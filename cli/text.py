@@ -146,6 +146,8 @@ def print_table(
             cell = row[end].rjust(widths[end]) if end in right else row[end]
             fold = wrapped and end == len(row) - 1 and len(cell) > width
             first, *further = textwrap.wrap(cell, width) if fold else [cell]
+            if indent and not any(row[index] for index in columns):
+                continue
             print(
                 indent + "  ".join([*parts, coloured(first, row[end], stream)]).rstrip(),
                 file=stream,
@@ -336,7 +338,12 @@ def event_summary(data: Json) -> str:
         shown.append(f"attempt {data['attempt']}")
     if data.get("seconds"):
         shown.append(duration(data["seconds"]))
-    for name, words in (("before", "before"), ("reused_from", "from")):
+    for name, words in (
+        ("before", "before"),
+        ("reused_from", "from"),
+        ("host", "on"),
+        ("to", "to"),
+    ):
         if data.get(name):
             shown.append(f"{words} {data[name]}")
     if data.get("manifest_path"):  # of a submit, or of a resume with another manifest

@@ -26,6 +26,16 @@ class Host:
     """How far its clock is ahead of the database's; None when it has not said so."""
     warnings: tuple[str, ...] = ()
     """What is wrong with it, for people."""
+    working: tuple[str, ...] = ()
+    """Those of its builds that work, or that it is about to hand over."""
+    slots: int | None = None
+    """The number of builds that it drives at once; None when it was never heard."""
+    code: str = ""
+    """The digest of the code of its checkpoints."""
+    not_granted: tuple[str, ...] = ()
+    """The labels that it has found on its host, and that the administrator has not granted."""
+    not_found: tuple[str, ...] = ()
+    """Those that are granted, and that it has not found."""
 
 
 @dataclass(frozen=True, slots=True)

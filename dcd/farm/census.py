@@ -1,13 +1,13 @@
 """What a member knows of the farm, for people. Pure."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
 from dcd.engine.hosts import Census, Host, Wait
-from dcd.farm.placing import is_alive, obstacle, shown
+from dcd.farm.placing import differing, is_alive, obstacle, shown
 from dcd.farm.takers import Placed, queue_of, why_queued
-from dcd.platform.host_labels import plain
+from dcd.platform.host_labels import of_code, of_slots, plain
 from store.eventlog.postgresql.members import Member
 
 CLOCK_SECONDS = 5.0
@@ -27,6 +27,8 @@ class Queued(Placed, Protocol):
 def host_of(member: Member, lost_seconds: float, version: str) -> Host:
     """A member as people see it; `version` is this one's."""
     alive = is_alive(member, lost_seconds)
+    slots, code = (_announced(member, of_slots), _announced(member, of_code))
+    not_granted, not_found = differing(member)
     return Host(
         member.host,
         "lost" if not alive else "draining" if member.draining else "up",
@@ -36,7 +38,19 @@ def host_of(member: Member, lost_seconds: float, version: str) -> Host:
         member.silent_seconds,
         member.clock_ahead_seconds,
         tuple(_warnings(member, version)) if alive else (),
+        tuple(member.working),
+        int(slots) if slots else None,
+        code,
+        not_granted,
+        not_found if member.announced else (),
     )
+
+
+def _announced(member: Member, of: Callable[[str], str]) -> str:
+    """What a member says by a label of this kind; "" when it has not said it."""
+    kind = of("")
+    found = (each for each in member.announced if each.startswith(kind))
+    return next(found, "").removeprefix(kind)
 
 
 def _warnings(member: Member, version: str) -> Iterable[str]:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from enum import StrEnum
 from typing import Protocol
 
-from dcd.platform.host_labels import of_code, of_host, public
+from dcd.platform.host_labels import of_code, of_host, of_secret, of_slots, of_tool, public
 
 LONGEST_QUEUE = 40
 """In bytes. Procrastinate announces a job on the channel `procrastinate_queue_v1#QUEUE`; names of channels
@@ -59,6 +59,21 @@ def _has(member: Labelled, label: str) -> bool:
         for each in member.labels
     )
     return granted and label in member.announced
+
+
+def differing(member: Labelled) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The labels that a member has found and that are not granted, and those that are granted and that it has
+    not found. Of tools and secrets there are many, and its own name, code and slots need no grant."""
+
+    def told(labels: Sequence[str]) -> set[str]:
+        return {each for each in labels if not (each.endswith(":*") or each.startswith(_UNTOLD))}
+
+    found, granted = told(member.announced), told(member.labels)
+    ungranted = sorted(each for each in found if not _has(member, each))
+    return tuple(ungranted), tuple(sorted(granted - found))
+
+
+_UNTOLD = (of_tool(""), of_secret(""), of_host(""), of_code(""), of_slots(""))
 
 
 def shown(member: Labelled) -> tuple[str, ...]:

@@ -33,6 +33,7 @@ from dcd.farm.census import aged, census_of
 from dcd.farm.jobs import Next, Situation, may_take, next_for
 from dcd.farm.scheduler import FarmScheduler
 from dcd.farm.takers import Placed, queue_of, takers
+from dcd.platform.host_labels import of_slots
 from statemachine.errors import DcdError, Unavailable
 from store.eventlog.postgresql.connection import (
     DEFAULTS,
@@ -252,7 +253,9 @@ class Queue:
 
     async def _look_once(self) -> Found:
         found = await asyncio.to_thread(self._look, self._scheduler.driving)
-        self._scheduler.draining = found.me.draining
+        if self._scheduler.draining != found.me.draining:
+            self._scheduler.draining = found.me.draining
+            self._scheduler.wake()
         self._scheduler.may_take = found.may_take
         self._listen_to(found)
         self._answers.set()
@@ -286,7 +289,8 @@ class Queue:
 
     def _seen(self, connection: Connection, driving: frozenset[str]) -> Found:
         # A shorter gap than this makes nobody look lost.
-        heartbeat(connection, self._lost_seconds / 2, self._labels, version("dcd"))
+        labels = [*self._labels, of_slots(self._scheduler.slots)]
+        heartbeat(connection, self._lost_seconds / 2, labels, version("dcd"))
         everybody = members_by(connection)
         me = next((each for each in everybody if each.host == self._host), None)
         if me is None:

@@ -60,10 +60,15 @@ class FarmScheduler(Scheduler):
         return self._stopping
 
     @property
+    def slots(self) -> int:
+        """The number of builds that this member drives at once."""
+        return self._settings().max_running_builds
+
+    @property
     def room(self) -> int:
         """The number of jobs that this member may have at once: without the builds that it drives without
         one, since they were there before it began to listen to its queues."""
-        return max(0, self._settings().max_running_builds - len(self.driving - self._handed))
+        return max(0, self.slots - len(self.driving - self._handed))
 
     async def can_continue(self, build: str) -> bool:
         """Whether some member can drive a build: its events are a history. Raises Unavailable."""
@@ -83,7 +88,7 @@ class FarmScheduler(Scheduler):
         """Take a build and drive it until it stops; the task continues when the caller is cancelled."""
         self._handed.add(build)
         try:
-            if len(self._tasks) < self._settings().max_running_builds:
+            if len(self._tasks) < self.slots:
                 await self.resume(build)
             if task := self._tasks.get(build):
                 await asyncio.shield(asyncio.wait([task]))

@@ -35,6 +35,11 @@ def of_host(name: str) -> str:
     return f"host:{name}"
 
 
+def of_slots(number: object) -> str:
+    """The label by which a member of a farm says how many builds it drives at once."""
+    return f"slots:{number}"
+
+
 def of_code(digest: str) -> str:
     """The label of the code of checkpoints with this digest."""
     return f"dcd:{digest}"

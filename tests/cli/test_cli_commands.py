@@ -465,22 +465,3 @@ def test_logs_of_a_reused_checkpoint_are_with_the_build_that_made_it(dcctl, buil
     assert outcome.code == 7
     assert "ba-arch reused the result of build 7fa2wxyz" in outcome.err
     assert "dcctl logs 7fa2wxyz ba-arch" in outcome.err
-
-
-def test_hosts_says_what_is_wrong_with_members_and_why_builds_wait(dcctl, daemon):
-    member = {
-        "host": "b",
-        "state": "up",
-        "labels": ["arm64", "tool:cp"],
-        "builds": ["x1"],
-        "version": "1",
-    }
-    member |= {"silent_seconds": 2.0, "warnings": ["its clock is 90 s behind\x1b[2J"]}
-    wait = {"build": "y1", "labels": "kvm", "obstacle": "labels", "reason": "no member has kvm"}
-    waits = [wait, wait | {"build": "y2"}, wait | {"obstacle": "busy", "reason": ""}]
-    daemon.answers["GET", "/v1/hosts"] = 200, {"hosts": [member], "waits": waits}
-    out = dcctl("hosts").out
-    assert "b: its clock is 90 s behind" in out
-    assert "\x1b" not in out
-    assert "2 builds wait: no member has kvm" in out
-    assert "tool:cp" not in out

@@ -148,3 +148,10 @@ def test_an_option_with_its_value_is_completed_as_bash_splits_it(offered, daemon
     names = [item["name"] for item in daemon.builds["k2p7abcd"].view["checkpoints"]]
     assert offered("resume", "k2p7abcd", "--from", "=") == names
     assert offered("resume", "k2p7abcd", "--from", "=", names[0][:3]) == [names[0]]
+
+
+def test_members_of_a_farm_are_offered(offered, daemon) -> None:
+    hosts = [{"host": "a", "state": "up"}, {"host": "b", "state": "draining"}]
+    daemon.answers["GET", "/v1/hosts"] = 200, {"hosts": hosts, "waits": []}
+    assert offered("move", "k2", "--to", "") == ["a", "b"]
+    assert offered("hosts", "drain", "") == ["a", "b"]

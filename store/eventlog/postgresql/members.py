@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import psycopg
 from psycopg import sql
@@ -26,8 +26,8 @@ class Member:
     """A member. `labels` are what builds may require of it, by the administrator's word; `announced` those
     that it found itself. `silent_seconds` since its last heartbeat (None: it has sent none),
     `unbroken_seconds` since its heartbeats follow each other without a gap. `builds` are the unfinished ones
-    that it owns. `clock_ahead_seconds` is how far its clock is ahead of the database's, as its last heartbeat
-    said (None: it has sent none, or is of an earlier version)."""
+    that it owns, `working` those of them that work. `clock_ahead_seconds` is how far its clock is ahead of
+    the database's, as its last heartbeat said (None: it has sent none, or is of an earlier version)."""
 
     role: str
     host: str
@@ -39,6 +39,7 @@ class Member:
     unbroken_seconds: float
     builds: list[str]
     clock_ahead_seconds: float | None = None
+    working: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,11 +194,14 @@ _OWNED = """
     SELECT b.id FROM builds b JOIN placements p ON p.build = b.id
     WHERE p.host = m.host AND b.state NOT IN ('completed', 'cancelled') ORDER BY b.submitted_position
 """
+_WORKING = _OWNED.replace(
+    "NOT IN ('completed', 'cancelled')", "IN ('running', 'pausing', 'cancelling')"
+)
 _MEMBERS = f"""
     SELECT role, host, labels, announced, version, draining,
         extract(epoch FROM now() - seen_at)::float8 AS silent_seconds,
         coalesce(extract(epoch FROM now() - unbroken_since), 0)::float8 AS unbroken_seconds,
-        ARRAY({_OWNED}) AS builds, clock_ahead_seconds
+        ARRAY({_OWNED}) AS builds, ARRAY({_WORKING}) AS working, clock_ahead_seconds
     FROM members m ORDER BY host
 """
 _PLACEMENTS = """

@@ -6,6 +6,7 @@ PostgreSQL and the members are real, on one machine; the checkpoints wait instea
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -19,6 +20,8 @@ from dcd.main import main
 from store.eventlog.postgresql.connection import connect
 from store.eventlog.postgresql.members import lost, members, placements
 from tests.conftest import Daemon
+from tests.dcd.farm import other_code
+from tests.dcd.farm.other_code import CODE
 from tests.postgresql import Cluster
 
 pytestmark = [pytest.mark.faults, pytest.mark.root, pytest.mark.daemon]
@@ -165,6 +168,11 @@ class Farm:
             time.sleep(0.1)
 
 
+def started_with_other_code(command: list[str], **options: Any) -> "subprocess.Popen[bytes]":
+    arguments = command[command.index("dcd.main") + 1 :]
+    return subprocess.Popen([sys.executable, other_code.__file__, *arguments], **options)
+
+
 def tracebacks(member: Daemon) -> list[str]:
     return [line[-800:] for line in member.log.read_text().splitlines() if "Traceback" in line]
 
@@ -301,6 +309,34 @@ def test_a_member_that_is_killed_during_a_move_loses_no_build(farm: Farm, dies: 
     assert farm.owners(build) == [owner, goal if dies == "owner" else owner]
     assert farm.causes(build) == (["host-lost"] if dies == "owner" else [])
     farm.members[killed].start()
+
+
+def test_a_build_stays_with_the_code_that_planned_it_until_no_member_has_it(farm: Farm) -> None:
+    """An upgrade member by member: b is upgraded first, then a."""
+    a, b = farm.members["a"], farm.members["b"]
+    b.stop()
+    launch, b.launch = b.launch, started_with_other_code
+    b.start()
+    farm.until(lambda: {each["code"] for each in a.json("hosts")["hosts"]} > {CODE})
+    build = farm.submit(6, manifest=TWO)
+    assert farm.owner(build) == "a"
+    b.ctl("hosts", "drain", "a")
+    keys = {each["name"]: each["key"] for each in a.json("status", build)["checkpoints"]}
+    farm.until(lambda: farm.state(build) == "completed")
+    assert farm.owners(build) == ["a", "b"]
+    after = {each["name"]: each["key"] for each in b.json("status", build)["checkpoints"]}
+    assert [keys[name] == after[name] for name in ("one", "two")] == [False, False]
+    (found,) = farm.rows(
+        "SELECT data::json->'external'->>'dcd of the host' FROM events"
+        " WHERE build = %s AND type = 'CheckpointStarted' AND data LIKE '%%\"host\":\"b\"%%'"
+        " ORDER BY sequence LIMIT 1",
+        build,
+    )
+    assert found == (CODE,)
+    b.ctl("hosts", "resume", "a")
+    b.stop()
+    b.launch = launch
+    b.start()
 
 
 def test_an_outage_of_the_database_loses_no_build_and_moves_none(farm: Farm) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytest
 from procrastinate.manager import get_channel_for_queues
 
-from dcd.farm.placing import lacking, queue_name, shown, why_waits
+from dcd.farm.placing import differing, lacking, queue_name, shown, why_waits
 
 
 @dataclass(frozen=True)
@@ -76,3 +76,8 @@ def test_equal_labels_have_one_queue_that_postgresql_can_announce() -> None:
     assert queue_name(long) == queue_name(reversed(long))  # type: ignore[arg-type]
     assert queue_name(long) != queue_name(long[1:])
     assert queue_name([]) == "any"
+
+
+def test_labels_that_are_granted_and_those_that_are_there_are_compared() -> None:
+    there = ("amd64", "kvm", "dcd:0123", "slots:2", "tool:cp", "secret:/etc/dcd/secrets/key")
+    assert differing(Member("a", ("amd64", "zfs", "tool:*"), there)) == (("kvm",), ("zfs",))
