@@ -54,12 +54,12 @@ class Daemon:
 
 
 @contextmanager
-def daemon(directory: Path) -> Iterator[Daemon]:
-    """A daemon whose state is in `directory`/state; stopped at the end."""
+def daemon(directory: Path, settings: str = "") -> Iterator[Daemon]:
+    """A daemon whose state is in `directory`/state, with these further settings; stopped at the end."""
     found = Daemon(directory)
     config = directory / "dcd.toml"
     # What is still running at the end is of no interest.
-    config.write_text("stop_grace_seconds = 0\n")
+    config.write_text(f"stop_grace_seconds = 0\n{settings}")
     command = [sys.executable, "-m", "dcd.main", "serve", "--config", str(config)]
     command += ["--state-dir", str(found.state_dir), "--socket", str(found.socket)]
     started = time.monotonic()

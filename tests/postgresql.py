@@ -39,10 +39,11 @@ def _inside(namespace: str) -> list[str]:
 
 
 class Cluster:
-    """A server, which is stopped at first. Anybody on its socket may be any role."""
+    """A server, which is stopped at first. Anybody on its socket may be any role. Its files are in a new
+    directory in `directory`, which others must be able to enter."""
 
-    def __init__(self, copied: "Cluster | None" = None) -> None:
-        self.place = Path(tempfile.mkdtemp(prefix="dcd-postgresql-"))
+    def __init__(self, copied: "Cluster | None" = None, directory: Path | None = None) -> None:
+        self.place = Path(tempfile.mkdtemp(prefix="dcd-postgresql-", dir=directory))
         self.place.chmod(0o755)
         self.data = self.place / "data"
         self._server: subprocess.Popen[bytes] | None = None

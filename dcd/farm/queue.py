@@ -245,9 +245,10 @@ class Queue:
                             await self._scheduler.resume(left.build)
                         await _drop_job(putting, left)
                     self._troubles.pop("look", None)
+                    settled = asyncio.create_task(asyncio.sleep(SETTLE_SECONDS))
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(self._news.wait(), self._interval)
-                    await asyncio.sleep(SETTLE_SECONDS)
+                    await settled
         finally:
             self._answers.clear()
 
