@@ -1,5 +1,7 @@
 """Connections to the database of a farm: how they are made, what is checked, and what errors mean."""
 
+import os
+import pwd
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,6 +11,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from statemachine.errors import DcdError, Unavailable, UsageError
 from store.eventlog.errors import LogDamaged, LogFull
+from store.eventlog.postgresql.refusals import why_refused
 from store.eventlog.postgresql.schema import REVISION, SCHEMA
 from store.eventlog.postgresql.schema import Connection as Connection
 from store.eventlog.tables import EVENTS_VERSION
@@ -157,7 +160,11 @@ def explain(error: BaseException) -> DcdError:
         return error
     cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
     state = getattr(cause, "sqlstate", None) or ""
-    details = str(cause).strip() or type(cause).__name__
+    # Where OpenSSL has no reason, libpq's message contains arbitrary bytes.
+    told = "".join(each if each.isprintable() or each == "\n" else "?" for each in str(cause))
+    details = told.strip() or type(cause).__name__
+    if not state and (refused := why_refused(details, _user())):
+        return Unavailable(refused[0], details, refused[1])
     if not state and "FATAL" in details:  # libpq gives no SQLSTATE for a refused connection
         if any(text in details for text in _STARTS):
             return Unavailable(
@@ -179,6 +186,14 @@ def explain(error: BaseException) -> DcdError:
         return Unavailable("the database of the farm refuses a statement", f"{state}: {details}")
     kind, brief, remedy = known or _GONE
     return kind(brief, details, remedy)
+
+
+def _user() -> str:
+    """The user as which this process reads the files of its certificate: its name, or else its number."""
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
 
 
 @contextmanager
