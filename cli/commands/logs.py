@@ -58,12 +58,10 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         print_json(chosen)
         return
-    build = (
-        None if chosen and not args.follow else request(args.socket, "GET", build_path(args.build))
-    )
-    if build and (lacking := _lacking(args, build, chosen)):
+    build = request(args.socket, "GET", build_path(args.build))
+    if lacking := _lacking(args, build, chosen):
         _copy(args, lacking, 0, lambda piece: None)  # the daemon says where it is
-    if build and not chosen:
+    if not chosen:
         raise _no_log(args, build, logs)
     log = chosen[-1]  # oldest first
     with tool_output(sys.stdout, raw=args.raw) as write:

@@ -5,6 +5,7 @@ A registry that does not answer is left alone for a while. What cannot be sent i
 sent can be made again, or is still on the member that made it.
 """
 
+import re
 import threading
 import time
 from collections import Counter
@@ -59,8 +60,7 @@ class Link:
             f"{kind} {', '.join(f'{self._counts[kind, what]} {what}' for what in counted)}"
             for kind, counted in COUNTED.items()
         )
-        remedy = "builds make their layers themselves; look after the registry"
-        return SharingState(f"{self.url}: {counts}", self._trouble, remedy)
+        return SharingState(f"{self.url}: {counts}", self._trouble, _remedy(self._trouble))
 
     def examine(self) -> SharingState:
         """The same, after a question to the registry. Blocking."""
@@ -135,3 +135,10 @@ class Sender:
         finally:
             with self._lock:
                 self._waiting -= 1
+
+
+def _remedy(trouble: str) -> str:
+    # Docker's registry answers 500 with the errno of its host, others 507 (RFC 4918).
+    if re.search(r'"Err": ?28\b|answers 507|no space left', trouble, re.IGNORECASE):
+        return "the disk of the registry is full: run dcctl gc and then its garbage collection, or enlarge it"
+    return "builds make their layers themselves; look after the registry"

@@ -2,9 +2,9 @@
 artifacts.
 
 A layer goes there, in the background, once its event is on disk, if making it again takes longer than moving
-it (`worth_sharing`). It comes from there when a build here lacks it. In a farm a layer counts when an event
-of the farm's log names its content; without a common log, everybody who may write there is believed. In both
-cases the launcher makes the layer only with the content that was named.
+it (`dcd.farm.judging`). It comes from there when a build here lacks it. In a farm a layer counts when an
+event of the farm's log names its content; without a common log, everybody who may write there is believed. In
+both cases the launcher makes the layer only with the content that was named.
 
 In a farm the outputs of each attempt that has ended, and each artifact, are sent as well, so that people find
 them on every member (`dcd.farm.shared_outputs`). What was made with secrets stays, as layers do.
@@ -31,6 +31,15 @@ from dcd.configuration import Configuration
 from dcd.engine.outputs import Outputs
 from dcd.engine.sharing import SharedOutput, SharingState
 from dcd.engine.stores import Stores
+from dcd.farm.judging import (
+    FIRST_RATE,
+    MEASURED_BYTES,
+    event_of,
+    is_as_named,
+    may_be_shared,
+    reads_secrets,
+    worth_sharing,
+)
 from dcd.farm.link import Link, Sender
 from dcd.farm.shared_inputs import fetch_inputs, fetch_package, send_inputs, unneeded_inputs
 from dcd.farm.shared_layers import (
@@ -60,8 +69,8 @@ from statemachine.events import (
     Event,
     Payload,
 )
-from statemachine.keys import is_declined
 from statemachine.plan import Locked
+from statemachine.results import Artifact
 from store.eventlog import EventLog
 from store.layers import ExpectedLayer, Layer
 
@@ -70,46 +79,11 @@ logger = structlog.get_logger()
 PUSHES = 2
 """How many layers are sent at once."""
 
-FIRST_RATE = float(128 << 20)
-"""Bytes a second of a layer, unpacked, that are packed and sent, until a transfer has shown how many."""
-
-MARGIN = 3.0
-"""A layer is sent when making it took so many times as long as moving it takes."""
-
-REQUESTS_SECONDS = 0.2
-"""What the requests for a layer without content take."""
-
-MEASURED_BYTES = 8 << 20
-"""Smaller layers show nothing of the rate."""
-
 OFFER_SECONDS = 60.0
 """How long a submit may wait until its captured files are in the registry; then the build stays here."""
 
 LEAST_PULL_SECONDS, MOST_PULL_SECONDS = 20.0, 3600.0
 """The bounds of the time for a layer to come; in between it is the time that it took to make."""
-
-
-def worth_sharing(seconds: float, size_bytes: int, rate: float) -> bool:
-    """Whether to send a layer of this size that was made in `seconds`; `rate` is in bytes a second."""
-    return seconds > MARGIN * (REQUESTS_SECONDS + size_bytes / rate)
-
-
-def may_be_shared(state: BuildState, checkpoint: str, in_farm: bool) -> bool:
-    """Whether a result of a build may leave this host, and somebody else could use it. Where a checkpoint
-    reads secrets, it and those after it stay: their trees may hold them. Without a common log no other
-    server has the key of a checkpoint that runs in any case."""
-    names = [planned.name for planned in state.plan.checkpoints]
-    if checkpoint not in names or state.rebuild or state.variation:
-        return False
-    if reads_secrets(state, checkpoint):
-        return False
-    return in_farm or not is_declined(state.plan, names.index(checkpoint))
-
-
-def reads_secrets(state: BuildState, checkpoint: str) -> bool:
-    """Whether a checkpoint of the build, or one before it, reads secrets."""
-    upto = state.plan.checkpoints[: state.index(checkpoint) + 1]
-    return any(planned.secrets for planned in upto)
 
 
 class SharedLayers:
@@ -172,8 +146,12 @@ class SharedLayers:
             case ArtifactPublished(artifact):
                 if not reads_secrets(state, state.checkpoints[-1].name):
                     path = self._stores.artifacts.path(state.id, artifact)
-                    send = partial(send_artifact, self._link.writing, state.id, artifact, path)
+                    send = partial(self._send_artifact, state.id, artifact, path)
                     self._artifacts.send(send, "an artifact is not shared", artifact.name)
+
+    def _send_artifact(self, build: str, artifact: Artifact, path: Path) -> None:
+        send_artifact(self._link.writing, build, artifact, path)
+        self._link.succeeded("outputs", "sent")
 
     def _send_attempt(self, state: BuildState, checkpoint: str, attempt: int) -> None:
         outputs = Outputs(self._stores).of_attempt(state, checkpoint, attempt)
@@ -316,7 +294,7 @@ class SharedLayers:
         shared = read_manifest(found[1])
         if (shared.key, shared.backend) != (key, backend) or shared.parent in {key, *above}:
             raise BadManifest("it describes another layer than its tag")
-        named = _event_of(self._log, shared)
+        named = event_of(self._log, shared)
         if named is None and not self._is_believed(shared):
             raise _GivenUp("no event of the log names its content")
         lacking = shared.parent and layers.find(shared.parent) is None
@@ -356,7 +334,7 @@ class SharedLayers:
             check()
             expected = ExpectedLayer(key, shared.parent or None, shared.content, backend)
             layer = self._stores.privileged.unpack_layer(file.fileno(), expected)
-        if named is not None and not _is_as_named(layer, named):
+        if named is not None and not is_as_named(layer, named):
             layers.remove(key)
             raise BadManifest(
                 "what it says of its products is not what the event of its checkpoint says"
@@ -458,37 +436,3 @@ def _sha256(file: IO[bytes]) -> str:
     while piece := file.read(1 << 20):
         found.update(piece)
     return found.hexdigest()
-
-
-def _event_of(log: EventLog, shared: SharedLayer) -> CheckpointCompleted | None:
-    """The event that names a layer, or the result on it, with its content. The build that its manifest names
-    is a hint where to look: the log decides."""
-    for event in log.completed(shared.build):
-        done = event.data
-        if isinstance(done, CheckpointCompleted):
-            named = ((done.key, done.content), (done.base, done.base_content))
-            if (shared.key, shared.content) in named:
-                return done
-    return None
-
-
-def _is_as_named(layer: Layer, done: CheckpointCompleted) -> bool:
-    """Whether the record of a result, which its content does not cover, says what its event says."""
-    record = layer.record
-    if record.key != done.key:
-        return True  # a base, which is nobody's result
-    return (
-        record.checkpoint,
-        record.artifacts,
-        record.left,
-        record.warnings,
-        record.resolved,
-        record.publications,
-    ) == (
-        done.checkpoint,
-        done.artifacts,
-        done.left,
-        done.warnings,
-        done.resolved,
-        done.publications,
-    )

@@ -13,7 +13,8 @@ import pytest
 
 from dcd.configuration import Configuration
 from dcd.engine.locked import has_locked
-from dcd.farm import sharing
+from dcd.farm.judging import FIRST_RATE, may_be_shared, worth_sharing
+from dcd.farm.link import Link
 from dcd.farm.shared_inputs import fetch_inputs, send_inputs, unneeded_inputs
 from dcd.farm.shared_layers import (
     BadManifest,
@@ -25,7 +26,7 @@ from dcd.farm.shared_layers import (
     tag_of,
 )
 from dcd.farm.shared_registry import read_login
-from dcd.farm.sharing import SharedLayers, may_be_shared, worth_sharing
+from dcd.farm.sharing import SharedLayers
 from dcd.planning.ground import _fitting, same_results
 from dcd.platform.publishing.http import Broken
 from dcd.platform.publishing.registry import Registry
@@ -63,7 +64,7 @@ def build(of: Plan, **more: Any) -> Any:
 
 def test_what_takes_longer_to_move_than_to_make_stays() -> None:
     """The layers of a live image, as measured."""
-    rate = sharing.FIRST_RATE
+    rate = FIRST_RATE
     assert worth_sharing(19.5, 666 * MIB, rate), "transfer"
     assert worth_sharing(17.6, 49 * MIB, rate), "boot archive"
     assert worth_sharing(38.0, 0, rate), "verification"
@@ -242,6 +243,24 @@ def test_a_registry_that_does_not_answer_is_left_alone_for_a_while(
     assert "it is away" in made.state().trouble
     assert not asyncio.run(made.bring("mine", KEY))
     assert asked == [1]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        'it answers 500: {"detail":{"DriverName":"filesystem","Enclosed":{"Op":"write","Err":28}}}',
+        "it answers 507: ",
+        "it answers 500: write /data: no space left on device",
+    ],
+)
+def test_a_registry_without_space_is_said_to_be_full(answer: str) -> None:
+    link = Link("http://127.0.0.1:9/dcd", None)
+    link.failed("a layer is not shared", KEY, Broken("it does not work", answer))
+    assert "disk of the registry is full" in link.state().remedy
+    link.succeeded("layers", "sent")
+    assert link.state().trouble == ""
+    link.failed("a layer is not shared", KEY, Broken("it does not work", "it answers 500: "))
+    assert "full" not in link.state().remedy
 
 
 def test_nothing_is_taken_over_or_grown_from_a_layer_that_was_brought() -> None:
