@@ -187,9 +187,9 @@ class Queue:
 
     def _may_take(self, build: str, epoch: int, maker: str) -> bool:
         with explained(), connect_to(self._dsn, self._farm) as connection:
-            found = next((row for row in self._runnable(connection) if row.build == build), None)
+            found = self._runnable(connection, build)
             lost_hosts = lost(connection, self._lost_seconds)
-        return may_take(found, self._host, epoch, maker, lost_hosts)
+        return may_take(found[0] if found else None, self._host, epoch, maker, lost_hosts)
 
     async def _work(self, app: procrastinate.App) -> None:
         """Take jobs, until the queues or the room have changed or the connection is lost."""
@@ -317,9 +317,11 @@ class Queue:
             census=census_of(everybody, rows, self._lost_seconds, version("dcd")),
         )
 
-    def _runnable(self, connection: Connection) -> list[Situation]:
+    def _runnable(self, connection: Connection, build: str | None = None) -> list[Situation]:
+        """The builds that some member is to drive, or of them the one with this id."""
+        given = {"seconds": self._lost_seconds, "build": build}
         with connection.cursor(row_factory=class_row(Situation)) as cursor:
-            return cursor.execute(_RUNNABLE, {"seconds": self._lost_seconds}).fetchall()
+            return cursor.execute(_RUNNABLE, given).fetchall()
 
 
 def _forgive_jobs(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -372,5 +374,6 @@ _RUNNABLE = f"""
     ) j ON true
     LEFT JOIN {SCHEMA}.procrastinate_workers w ON w.id = j.worker_id
     WHERE b.state IN ('queued', 'running', 'pausing', 'cancelling')
+        AND b.id = coalesce(%(build)s::text, b.id)
     ORDER BY b.priority DESC, b.submitted_position
 """
