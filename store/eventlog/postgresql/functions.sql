@@ -133,7 +133,7 @@ BEGIN
         VALUES (build_id, 0, '', ARRAY(SELECT json_array_elements_text(dcd_json(event.data)->'requires')))
         ON CONFLICT (build) DO UPDATE SET requires = excluded.requires;
     ELSIF event.type = 'MoveRequested' THEN
-      UPDATE placements p SET moves_to = document->>'to' WHERE p.build = build_id;
+      UPDATE placements p SET moves_to = dcd_json(event.data)->>'to' WHERE p.build = build_id;
     END IF;
   END LOOP;
   IF next_position = first_position THEN
