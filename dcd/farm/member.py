@@ -5,6 +5,7 @@ Only a daemon with the table `[farm]` in its configuration imports this; it need
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -31,7 +32,7 @@ from statemachine.events import BuildResumed, BuildSubmitted, Event, MoveRequest
 from store.eventlog import EventLog
 from store.eventlog.postgresql.connection import connect, explained
 from store.eventlog.postgresql.log import PostgresqlLog
-from store.eventlog.postgresql.members import drain, no_member, own_host
+from store.eventlog.postgresql.members import drain, no_member, own_host, placements
 
 logger = structlog.get_logger()
 
@@ -108,7 +109,15 @@ class FarmMember:
 
     def why_waits(self, build: BuildState) -> str:
         """See `dcd.engine.hosts.Hosts`."""
-        return why_queued(build, self._log.members(), self._settings().farm_lost_seconds)
+        found = self._log.members()
+        return why_queued(self._labelled(build), found, self._settings().farm_lost_seconds)
+
+    def _labelled(self, build: BuildState) -> BuildState:
+        """A build with the labels that the database has of it: an imported one has its host's there only."""
+        if not self._log.origin or build.epoch:
+            return build
+        found = (each.requires for each in placements(self._dsn) if each.build == build.id)
+        return replace(build, requires=tuple(next(found, build.requires)))
 
     def require_move(self, build: BuildState, to: str) -> None:
         """See `dcd.engine.hosts.Hosts`."""
@@ -121,7 +130,8 @@ class FarmMember:
                 "any that has its labels may take it",
                 f"name the one that is to take it: dcctl move {build.id} --to HOST",
             )
-        if why := why_not_moved(build, to, found, self._settings().farm_lost_seconds):
+        lost_seconds = self._settings().farm_lost_seconds
+        if why := why_not_moved(self._labelled(build), to, found, lost_seconds):
             raise Refused(
                 f"cannot move build {build.id}: {why}",
                 "",

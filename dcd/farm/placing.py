@@ -117,6 +117,10 @@ def why_waits(requires: Collection[str], members: Sequence[Labelled], lost_secon
             if not lacking(each, requires)
         )
         return f"every member with its labels is away: {', '.join(states)}"
+    if home := next((each for each in members if of_host(each.host) in requires), None):
+        if not is_alive(home, lost_seconds):  # it has not said yet what it has
+            return f"it has files or packages on {home.host}, which is not heard"
+        return f"it has files or packages on {home.host}, which lacks {_named(lacking(home, requires))}"
     wanted = sorted(each for each in requires if ":" not in each)
     missed = [
         each
@@ -124,12 +128,17 @@ def why_waits(requires: Collection[str], members: Sequence[Labelled], lost_secon
         if not (is_code(each) or any(_has(member, each) for member in members))
     ]
     if missed and not set(missed) & set(wanted):
-        known = sorted(public(missed))
-        known += ["its secrets"] if len(known) < len(missed) else []
-        return f"no member has {' and '.join(known)}"
+        return f"no member has {_named(missed)}"
     near = [
         f"{each.host} has {'+'.join(there)}"
         for each in members
         if (there := [label for label in wanted if _has(each, label)])
     ]
     return "; ".join([f"no member has {'+'.join(wanted)}", *near])
+
+
+def _named(labels: Sequence[str]) -> str:
+    """Labels for people, without the names of secrets."""
+    known = sorted(public(labels))
+    known += ["its secrets"] if len(known) < len(labels) else []
+    return " and ".join(known)

@@ -54,6 +54,10 @@ def test_everybody_sees_the_labels_that_count_and_no_name_of_a_secret() -> None:
         (("arm64",), [A, member("c", "arm64", silent_seconds=500.0)],
          "every member with its labels is away: c is not heard"),
         (("arm64",), [], "no member has arm64"),
+        (("amd64", "host:a", "moon", "secret:X"), [A, C],
+         "it has files or packages on a, which lacks moon and its secrets"),
+        (("amd64", "host:d"), [A, Member("d", ("amd64",), (), silent_seconds=None)],
+         "it has files or packages on d, which is not heard"),
     ],
 )  # fmt: skip
 def test_people_read_why_a_build_waits(
