@@ -40,8 +40,13 @@ def examine(dsn: str, lost_seconds: float, directory: Path) -> list[HostCheck]:
         with explained(), connect(dsn) as connection:
             return _examined(connection, lost_seconds, directory)
     except DcdError as error:
-        text = f"{error.brief}: {error.details}" if error.details else error.brief
-        return [HostCheck("farm database", "missing", text, error.resolution)]
+        return [failed("farm database", "missing", error)]
+
+
+def failed(name: str, status: str, error: DcdError) -> HostCheck:
+    """A check that an error has ended."""
+    text = f"{error.brief}: {error.details}" if error.details else error.brief
+    return HostCheck(name, status, " ".join(text.split()), error.resolution)
 
 
 def _examined(connection: Connection, lost_seconds: float, directory: Path) -> list[HostCheck]:
@@ -96,7 +101,9 @@ def _members(hosts: Sequence[Host], own: str) -> HostCheck:
     if not (lost or others):
         return HostCheck("farm members", "ok", text)
     remedy = "look after these hosts"
-    if lost:
+    if own in lost:
+        remedy = "this host has sent no heartbeat for too long: see the daemon's log"
+    elif lost:
         remedy += f"; one that does not return: dcd farm member remove {lost[0]}"
     return HostCheck("farm members", "warning", "; ".join([text, *others[:_NAMED]]), remedy)
 

@@ -20,7 +20,7 @@ from dcd.engine.hosts import Census, Host
 from dcd.engine.runner import Runner
 from dcd.farm.builds import FarmBuilds
 from dcd.farm.census import host_of
-from dcd.farm.examination import examine
+from dcd.farm.examination import examine, failed
 from dcd.farm.queue import WAIT_SECONDS, Queue
 from dcd.farm.scheduler import FarmScheduler
 from dcd.farm.takers import why_not_moved, why_queued
@@ -98,8 +98,7 @@ class FarmMember:
         """See `dcd.engine.hosts.Hosts`."""
         found = examine(self._dsn, self._settings().farm_lost_seconds, self._log.directory)
         if trouble := self.census().trouble:
-            text = f"{trouble.brief}: {trouble.details}"
-            found.append(HostCheck("farm queue", "warning", text, trouble.resolution))
+            found.append(failed("farm queue", "warning", trouble))
         return found
 
     def drain(self, host: str, *, draining: bool) -> None:

@@ -38,6 +38,7 @@ from statemachine.errors import DcdError, Unavailable
 from store.eventlog.postgresql.connection import (
     DEFAULTS,
     Connection,
+    check,
     connect_to,
     explain,
     explained,
@@ -140,7 +141,8 @@ class Queue:
     def census(self) -> Census:
         """What the last look at the database has found."""
         age = time.monotonic() - self._looked_at
-        trouble = next(iter(self._troubles.values()), None)
+        found = (self._troubles.get(part) for part in ("look", "database", "work"))
+        trouble = next(filter(None, found), None)
         return replace(aged(self._census, age, self._lost_seconds), trouble=trouble)
 
     def wake(self) -> None:
@@ -294,6 +296,11 @@ class Queue:
         heartbeat(connection, self._lost_seconds / 2, labels, version("dcd"))
         everybody = members_by(connection)
         me = next((each for each in everybody if each.host == self._host), None)
+        try:
+            check(connection)  # a newer dcd may have renewed it
+            self._troubles.pop("database", None)
+        except DcdError as error:
+            self._troubles["database"] = error
         if me is None:
             raise Unavailable(f"{self._host} is no member of the farm any more")
         if self._scheduler.stopping:

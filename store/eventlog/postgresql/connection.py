@@ -160,8 +160,10 @@ def explain(error: BaseException) -> DcdError:
         return error
     cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
     state = getattr(cause, "sqlstate", None) or ""
+    # Without its context: the statements in our functions.
+    primary = cause.diag.message_primary if isinstance(cause, psycopg.Error) else None
     # Where OpenSSL has no reason, libpq's message contains arbitrary bytes.
-    told = "".join(each if each.isprintable() or each == "\n" else "?" for each in str(cause))
+    told = "".join(c if c.isprintable() or c == "\n" else "?" for c in primary or str(cause))
     details = told.strip() or type(cause).__name__
     if not state and (refused := why_refused(details, _user())):
         return Unavailable(refused[0], details, refused[1])

@@ -7,7 +7,7 @@ import threading
 import psycopg
 
 from statemachine.errors import DcdError
-from store.eventlog.postgresql.connection import connect_to, explain
+from store.eventlog.postgresql.connection import check, connect_to, explain
 from store.eventlog.postgresql.writer import (
     FIRST_WAIT_SECONDS,
     LONGEST_WAIT_SECONDS,
@@ -39,6 +39,7 @@ class Listener:
         while not self._closing(0):
             try:
                 with connect_to(self._dsn, self._farm) as connection:
+                    check(connection)  # what is wrong with it now, the writer would see too late
                     connection.execute("LISTEN dcd_events")
                     self._writer.in_sight()
                     wait = FIRST_WAIT_SECONDS

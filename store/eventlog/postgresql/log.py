@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from statemachine.errors import DcdError, Refused
 from statemachine.events import Actor, BuildPlaced, Event
 from store.eventlog import projection
-from store.eventlog.errors import Conflict
+from store.eventlog.errors import Conflict, LogDamaged
 from store.eventlog.high_water import HighWater
 from store.eventlog.interface import May, OnCommit, whatever
 from store.eventlog.postgresql.connection import (
@@ -150,8 +150,13 @@ class PostgresqlLog(Queries):
 
     @contextmanager
     def _reading(self) -> Iterator[sa.Connection]:
-        with explained(), self._readers.connect() as connection:
-            yield connection
+        try:
+            with explained(), self._readers.connect() as connection:
+                yield connection
+        except LogDamaged:
+            # The sessions of a role that was removed, and added again, see no tables.
+            self._readers.dispose()
+            raise
 
 
 def _json(value: object) -> str:

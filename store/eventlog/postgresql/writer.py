@@ -21,7 +21,7 @@ from statemachine.codec import FIRST_HASH
 from statemachine.errors import DcdError, Refused
 from statemachine.events import Event
 from statemachine.fold import evolve
-from store.eventlog.errors import DuplicateSubmission, Fenced
+from store.eventlog.errors import DuplicateSubmission, Fenced, LogDamaged
 from store.eventlog.high_water import HighWater
 from store.eventlog.interface import OnCommit
 from store.eventlog.postgresql.connection import (
@@ -127,7 +127,8 @@ class PostgresqlWriter(Writer):
             return self._reconnect()
         try:
             check(self._connection)
-        except psycopg.Error:
+        except (psycopg.Error, LogDamaged):
+            # The session of a role that was removed, and added again, sees no tables.
             self._disconnect()
             return self._reconnect()
         except DcdError as error:

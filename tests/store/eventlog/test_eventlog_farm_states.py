@@ -25,6 +25,20 @@ def run(farm: Postgresql, *statements: str) -> None:
             connection.execute(statement)
 
 
+def until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+LOSE = (
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+    " WHERE usename = 'dcd-here' AND datname = current_database()"
+)
+"""End the connections of the member."""
+
+
 def test_a_database_that_takes_no_more_connections_says_so_and_not_that_it_is_the_wrong_one(
     farm: Postgresql,
 ) -> None:
@@ -64,21 +78,51 @@ def test_a_database_that_is_another_one_meanwhile_is_neither_read_nor_written(
         run(
             farm,
             "UPDATE dcd.farm SET id = 'another'",
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-            " WHERE usename = 'dcd-here' AND datname = current_database()",
+            LOSE,
         )
         with pytest.raises(LogDamaged, match="another farm"):
             log.take("b1", "here")
         with pytest.raises(LogDamaged, match="another farm"):
             log.read()
-        deadline = time.monotonic() + 30
-        while not isinstance(log.trouble, LogDamaged):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        until(lambda: isinstance(log.trouble, LogDamaged))
         with pytest.raises(LogDamaged, match="another farm"):
             append(log, "b1", 1, PauseRequested("c1"))
     with pytest.raises(LogDamaged, match="another farm"):
         connect_to(farm.dsn, "this")
+
+
+def test_a_database_that_has_become_unsafe_is_noticed_before_anything_is_sent(
+    farm: Postgresql, submission: Any, append: Append
+) -> None:
+    with farm.open() as log:
+        append(log, "b1", 0, submission())
+        unsafe = 'ALTER ROLE "dcd-here" SET synchronous_commit = off'
+        try:
+            run(farm, unsafe, LOSE)
+            until(lambda: log.trouble is not None and "may lose" in log.trouble.brief)
+            with pytest.raises(Unavailable, match="may lose"):
+                append(log, "b1", 1, PauseRequested("c1"))
+        finally:
+            run(farm, 'ALTER ROLE "dcd-here" RESET ALL')
+        until(lambda: log.trouble is None)
+        append(log, "b1", 1, PauseRequested("c1"))
+
+
+def test_a_host_that_was_removed_and_added_again_goes_on_without_a_restart(
+    farm: Postgresql, submission: Any, append: Append
+) -> None:
+    with farm.open() as log:
+        append(log, "b1", 0, submission())
+        log.read()
+        members.remove(farm.administrator, "here")
+        with pytest.raises(LogDamaged):
+            log.read()
+        with pytest.raises(Unavailable):
+            append(log, "b1", 1, PauseRequested("c1"))
+        members.add(farm.administrator, "here", ["amd64"])
+        until(lambda: log.trouble is None)
+        append(log, "b1", 1, PauseRequested("c1"))
+        assert len(log.read()) == 2
 
 
 def test_init_brings_a_database_of_the_first_revision_to_this_one(farm: Postgresql) -> None:
