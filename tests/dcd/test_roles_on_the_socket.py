@@ -143,7 +143,7 @@ SUBMITTERS = {"submitter", "operator", "administrator", "scripter"}
 SEERS = EVERYBODY - {"nobody_at_all"}
 OPERATORS = {"operator", "administrator"}
 OPEN = ("version", "health", "health/live", "openapi.json", "whoami")
-STEERING = ("pause", "resume", "cancel", "retry")
+STEERING = ("pause", "resume", "move", "cancel", "retry")
 PLANNING = ("groups", "groups/plan", "groups/validate", "locks", "migrate", "plan", "validate")
 ROUTES = {
     **{("GET", f"/v1/{name}"): EVERYBODY for name in OPEN},

@@ -22,6 +22,7 @@ from statemachine.events import (
     CheckpointCompleted,
     CheckpointStarted,
     Event,
+    MoveRequested,
     PauseRequested,
     Payload,
 )
@@ -124,6 +125,24 @@ def test_commands_of_people_need_no_epoch_and_facts_do(
     with pytest.raises(Conflict):
         append(there, "b1", 3, CancelRequested())
     append(there, "b1", 4, CancelRequested())
+
+
+def test_a_move_is_known_beside_the_owner_until_the_next_taking(
+    here: EventLog, there: EventLog, farm: Postgresql, submission: Any, append: Append
+) -> None:
+    def goals() -> list[Any]:
+        with connect(farm.administrator) as connection:
+            return connection.execute("SELECT moves_to FROM placements").fetchall()
+
+    append(here, "b1", 0, submission(requires=("dcd:0123456789ab",)))
+    assert here.take("b1", "here") == 1, "nobody grants the code of checkpoints"
+    assert goals() == [(None,)]
+    append(there, "b1", 2, MoveRequested("there"))
+    assert goals() == [("there",)]
+    with pytest.raises(Refused, match="is for another member than here"):
+        here.take("b1", "here", lambda state: state.moves_to == "here")
+    assert there.take("b1", "there", lambda state: state.moves_to == "there") == 2
+    assert goals() == [(None,)]
 
 
 def test_a_member_takes_only_what_its_labels_satisfy(
