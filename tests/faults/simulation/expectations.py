@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from simulated_daemon import Attempt, World
+from simulated_daemon import World
+from simulated_parts import Attempt
 
 from statemachine.build import BuildState
 from statemachine.events import Actor, Event

@@ -8,26 +8,30 @@ comes between any two effects, and the same seed gives the same history.
 """
 
 import asyncio
-import errno
-import hashlib
-import os
 import random
 import re
 import selectors
 import shutil
 import sys
-from collections import namedtuple
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import Future
 from datetime import UTC, datetime, timedelta
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import simulated_mirror
 import structlog
+from simulated_parts import (
+    PLENTY,
+    Attempt,
+    DiskUsage,
+    Jobs,
+    Killed,
+    SimulatedArtifacts,
+    SimulatedLayers,
+)
 
 from dcd.api.schemas import BuildView
 from dcd.api.stream import follow
@@ -43,58 +47,27 @@ from dcd.engine.runner import Runner
 from dcd.engine.scheduler import Scheduler
 from dcd.engine.stores import Stores
 from dcd.engine.workspaces import kept_workspace
-from dcd.launcher.orders import AttemptOrder, Bounds
+from dcd.launcher.orders import Bounds
 from dcd.manifest import plugins
 from dcd.planner.client import HERE
 from dcd.planning import ingredients
 from dcd.planning import plan as planning
 from dcd.worker.launch import Ending
-from dcd.worker.messages import Cancelled, Completed, Died, Failed
+from dcd.worker.messages import Cancelled
 from statemachine.build import ENDED, Lifecycle
-from statemachine.results import Artifact, ErrorInfo
-from store.artifacts import Artifacts
 from store.blobs import Blobs
 from store.eventlog import SqliteLog
 from store.eventlog.errors import LogFull
-from store.host.durable import reporting_disk_full
-from store.layers import Layer, LayerRecord, Workspace
-from store.layers.copy import CopyTrees
-from store.layers.directory import LayerDirectory
 from store.logs import AttemptLogs
 from store.packages import Packages
 from tests.launching import Here
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
-PLENTY = 2**40
 STANDING = ENDED | {Lifecycle.PAUSED, Lifecycle.FAILED}
 EXPECTED_ERRORS = (
     "the event log accepts no events; waiting",
     "the event log accepted no events before the stop",
 )
-
-DiskUsage = namedtuple("DiskUsage", "total used free")
-
-
-class Killed(BaseException):
-    """The daemon is dead: nothing that it still wants has an effect."""
-
-
-@dataclass(eq=False)
-class Attempt:
-    """An attempt whose worker runs."""
-
-    order: AttemptOrder
-    root: Path
-    verdict: "asyncio.Future[Ending]"
-
-    @property
-    def number(self) -> tuple[str, str, int]:
-        return self.order.build, self.order.checkpoint, self.order.attempt
-
-    @property
-    def history(self) -> Path:
-        """A file in the workspace to which each checkpoint adds a line."""
-        return self.root / "pkg_image" / "history"
 
 
 class World:
@@ -127,7 +100,7 @@ class World:
         for module in (attempt, runner):
             patch(module, "boot_id", lambda: self.boot)
         patch(shutil, "disk_usage", lambda _: DiskUsage(PLENTY, 0, self.free_bytes))
-        patch(engine_builds, "ThreadPoolExecutor", lambda *_: _Jobs(self._job))
+        patch(engine_builds, "ThreadPoolExecutor", lambda *_: Jobs(self._job))
         patch(engine_builds, "new_id", self._new_id)
         patch(planning, "new_salt", self._new_id)
         patch(simulated_mirror, "state", "1")
@@ -153,7 +126,7 @@ class World:
         self._allowed: float = 0
         self._until = self.seconds
         self._loop = _Loop(self)
-        self._loop.set_default_executor(_Jobs(self._job))
+        self._loop.set_default_executor(Jobs(self._job))
         self._loop.set_exception_handler(self._unexpected)
         self.log = _Log(self)
         self.engine: Engine | None = None
@@ -161,9 +134,9 @@ class World:
 
     async def _begin(self) -> None:
         """What dcd.serve does."""
-        layers = _Layers(self)
+        layers = SimulatedLayers(self)
         layers.prepare()
-        blobs, artifacts = Blobs(self.state_dir / "blobs"), _Artifacts(self)
+        blobs, artifacts = Blobs(self.state_dir / "blobs"), SimulatedArtifacts(self)
         logs = AttemptLogs(self.state_dir / "logs")
         logs.prepare()
         packages = Packages(self.state_dir / "packages")
@@ -282,10 +255,6 @@ class World:
         else:
             self._loop.stop()
 
-    def check_space(self) -> None:
-        if self.free_bytes == 0:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
     def check_log(self) -> None:
         if self.log_is_full:
             self.refusals += 1
@@ -310,38 +279,7 @@ class World:
             self.began(attempt)
         except AssertionError as error:
             self.problems.append(error)  # the engine would take it for its own
-        order, history = attempt.order, attempt.history
-        history.parent.mkdir(exist_ok=True)
-        with history.open("a") as lines:
-            lines.write(f"{order.checkpoint} {' '.join(order.args)}\n")
-
-    def release(self, attempt: Attempt, outcome: str) -> None:
-        """Let the worker of an attempt end."""
-        if attempt.verdict.done():
-            return
-        error = ErrorInfo("the checkpoint says no")
-        match outcome:
-            case "completed":
-                attempt.verdict.set_result(Ending(Completed(), 1.0, self._delivered(attempt)))
-            case "failed":
-                attempt.verdict.set_result(Ending(Failed(error), 1.0))
-            case "no-space":
-                attempt.verdict.set_result(Ending(Failed(error, no_space=True), 1.0))
-            case "died":
-                died = Died("killed by SIGKILL", "the last line")
-                attempt.verdict.set_result(Ending(died, 1.0))
-            case "broken":
-                attempt.verdict.set_exception(OSError(errno.EIO, os.strerror(errno.EIO)))
-
-    def _delivered(self, attempt: Attempt) -> tuple[Artifact, ...]:
-        if attempt.order.checkpoint != "iso":
-            return ()
-        content = attempt.history.read_bytes()
-        path = attempt.root / "media" / "image.iso"
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(content)
-        digest = hashlib.sha256(content).hexdigest()
-        return (Artifact("image.iso", "media/image.iso", "iso", len(content), digest),)
+        attempt.begin()
 
     def follow(self, build: str) -> None:
         """Have a client follow a build from its first event on, in this life and the next ones."""
@@ -411,17 +349,6 @@ class _Loop(asyncio.SelectorEventLoop):
         return self._world.seconds
 
 
-class _Jobs(ThreadPoolExecutor):
-    """Makes jobs of what would run in a thread."""
-
-    def __init__(self, job: "Callable[[Callable[[], Any]], Future[Any]]") -> None:
-        super().__init__(max_workers=1)
-        self._job = job
-
-    def submit(self, work: Any, /, *args: Any, **kwargs: Any) -> "Future[Any]":
-        return self._job(partial(work, *args, **kwargs))
-
-
 class _Log(SqliteLog):
     """The real log; appends are jobs, and its disk can be full."""
 
@@ -437,50 +364,3 @@ class _Log(SqliteLog):
             return world._job(work)
 
         self.append = append
-
-
-class _Trees(CopyTrees):
-    """The real copy back end, on a disk that can be full."""
-
-    def __init__(self, world: World) -> None:
-        self._world = world
-
-    def create(self, *arguments: Any) -> None:
-        self._world.check_space()
-        super().create(*arguments)
-
-    def seal(self, layer: Path) -> None:
-        self._world.check_space()
-        super().seal(layer)
-
-
-class _Layers(LayerDirectory):
-    """Real layers, used at the world's time."""
-
-    def __init__(self, world: World) -> None:
-        super().__init__(world.state_dir / "layers" / "copy", _Trees(world))
-        self._world = world
-
-    def commit(
-        self, workspace: Workspace, record: LayerRecord, document: str | None = None
-    ) -> Layer:
-        super().commit(workspace, record, document)
-        self.touch(record.key)
-        return self._found(record.key)
-
-    def touch(self, key: str) -> None:
-        moment = self._world.seconds
-        os.utime(self._found(key).directory / "layer.json", (moment, moment))
-
-
-class _Artifacts(Artifacts):
-    """The real artifacts, on a disk that can be full."""
-
-    def __init__(self, world: World) -> None:
-        super().__init__(world.state_dir / "artifacts")
-        self._world = world
-
-    def publish(self, build: str, artifact: Artifact, source: Path) -> Artifact:
-        with reporting_disk_full("publishing", self.directory):
-            self._world.check_space()
-        return super().publish(build, artifact, source)

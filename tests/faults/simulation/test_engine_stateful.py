@@ -28,7 +28,8 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from simulated_daemon import PLENTY, World
+from simulated_daemon import World
+from simulated_parts import PLENTY
 
 from dcd.engine import garbage
 from dcd.engine.attempt import Attempt
@@ -181,7 +182,7 @@ class Histories(RuleBasedStateMachine):
         self.live(pace.jobs)
         for _ in range(pace.ends):
             for attempt in self.world.attempts[:1]:
-                self.world.release(attempt, "completed")
+                attempt.end("completed")
             self.live()
 
     # People
@@ -217,7 +218,7 @@ class Histories(RuleBasedStateMachine):
 
     def end_attempt(self, which: int, outcome: str) -> None:
         if attempts := self.world.attempts:
-            self.world.release(attempts[which % len(attempts)], outcome)
+            attempts[which % len(attempts)].end(outcome)
 
     def pause_attempt(self, which: int, taken_back: bool, outcome: str) -> None:
         """Pause a build whose checkpoint runs, which then ends so; the pause may be taken back before."""
@@ -362,7 +363,7 @@ class Histories(RuleBasedStateMachine):
                 if build.state in ("paused", "failed"):
                     self.send(Wish("resume", build.id))
             for attempt in list(self.world.attempts):
-                self.world.release(attempt, "completed")
+                attempt.end("completed")
             self.live()
         self.what_always_holds()
         left = [(build.id, build.state) for build in self.seen.living()]

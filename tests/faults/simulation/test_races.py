@@ -72,7 +72,7 @@ def test_the_workspace_of_an_attempt_that_fails_meanwhile_is_let_go(
 ) -> None:
     """It stayed until the next start: the build had not yet failed when the command looked."""
     build = submitted(world, ONE)
-    world.release(world.attempts[0], "failed")
+    world.attempts[0].end("failed")
     world.run(jobs=0)
     task = world.start_task(command(world.engine, build))
 
@@ -87,9 +87,9 @@ def test_the_workspace_of_an_attempt_that_fails_meanwhile_is_let_go(
 def test_another_manifest_goes_on_while_a_shell_is_open_in_the_failed_attempt(world: World) -> None:
     """The new checkpoint's first attempt wanted the same workspace, and counted as an interruption."""
     build = submitted(world, ONE, TWO)
-    world.release(world.attempts[0], "completed")
+    world.attempts[0].end("completed")
     world.run()
-    world.release(world.attempts[0], "failed")
+    world.attempts[0].end("failed")
     world.run()
     engine = world.engine
 
@@ -130,7 +130,7 @@ def test_publishing_waits_for_a_log_that_takes_no_events(
     monkeypatch.setattr(Artifacts, "write", counted(write))
     build = submitted(world, ISO)
     world.follow(build)
-    world.release(world.attempts[0], "completed")
+    world.attempts[0].end("completed")
     world.run(seconds=10 * RETRY_SECONDS)
 
     assert len(tried) == published + 1, "what is in place is not made again"
@@ -147,7 +147,7 @@ def test_publishing_waits_for_a_log_that_takes_no_events(
 
 def test_a_log_that_is_full_while_the_daemon_stops_ends_the_publishing(world: World) -> None:
     build = submitted(world, ONE)
-    world.release(world.attempts[0], "completed")
+    world.attempts[0].end("completed")
     world.run(jobs=3)
     world.log_is_full = True
     world.run(seconds=RETRY_SECONDS)
@@ -157,7 +157,7 @@ def test_a_log_that_is_full_while_the_daemon_stops_ends_the_publishing(world: Wo
     world.start()
     world.run(seconds=RETRY_SECONDS)
     for attempt in list(world.attempts):
-        world.release(attempt, "completed")
+        attempt.end("completed")
     world.run()
     assert state_of(world, build) is Lifecycle.COMPLETED
 
@@ -175,13 +175,13 @@ def test_a_pause_is_taken_back(world: World, when: str) -> None:
     world.run()
     assert pause.result().lifecycle is Lifecycle.PAUSING
     if when == "between two checkpoints":
-        world.release(world.attempts[0], "completed")
+        world.attempts[0].end("completed")
         world.run(jobs=2)
     back = world.start_task(resume(world.engine, build))
     world.run()
     assert back.exception() is None
     for _ in range(2):
         for attempt in list(world.attempts):
-            world.release(attempt, "completed")
+            attempt.end("completed")
         world.run()
     assert state_of(world, build) is Lifecycle.COMPLETED

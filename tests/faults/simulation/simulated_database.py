@@ -1,0 +1,481 @@
+"""The database of a farm in memory: the log's tables and functions, the members, and the queue.
+
+Members speak to it through the product's own code: a connection answers the statements of
+`store.eventlog.postgresql` and `dcd.farm.queue`, and no others. What the functions of `functions.sql` decide
+is decided here once more, in Python; test_simulated_database.py runs the log's own suite on it, and compares
+both. The clock is the world's. Defects can be planted: see `Database`.
+"""
+
+import json
+import threading
+from collections.abc import Callable, Sequence
+from copy import copy
+from dataclasses import dataclass, field
+from functools import partial
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import psycopg
+import sqlalchemy as sa
+from psycopg.conninfo import conninfo_to_dict
+from simulated_queue import Jobs
+
+from dcd.farm import queue
+from dcd.farm.jobs import RUNNABLE, Situation
+from statemachine.codec import FIRST_HASH, HASHED, event_hash
+from statemachine.events import Event
+from store.eventlog.postgresql import members
+from store.eventlog.postgresql.schema import FACTS
+from store.eventlog.projection import event_of
+from store.eventlog.tables import builds, events, layer_keys, metadata
+
+ENDED = ("completed", "cancelled")
+ENDING = {"completed": "BuildCompleted", "cancelled": "BuildCancelled"}
+
+
+class Raised(psycopg.Error):
+    """An error that a function raises."""
+
+    def __init__(self, state: str, why: object) -> None:
+        super().__init__(str(why))
+        self.sqlstate = state
+
+    @property
+    def diag(self) -> Any:
+        return SimpleNamespace(message_primary=str(self))
+
+
+@dataclass(eq=False)
+class Line:
+    """The way of a host to the database. `breaks` counts how often its connections were lost; `losing` says
+    how many of the next writes are carried out without their answer arriving, which breaks them too."""
+
+    cut: bool = False
+    breaks: int = 0
+    losing: int = 0
+
+
+class Row(NamedTuple):
+    """A row of `events`."""
+
+    position: int
+    build: str
+    sequence: int
+    type: str
+    version: int
+    time: str
+    actor: str
+    data: str
+    hash: str
+
+
+@dataclass
+class Owner:
+    """A row of `placements`."""
+
+    epoch: int
+    host: str
+    requires: list[str]
+
+
+@dataclass
+class MemberRow:
+    """A row of `members`; times are those of the database."""
+
+    role: str
+    host: str
+    labels: list[str]
+    announced: list[str] = field(default_factory=list)
+    version: str = ""
+    draining: bool = False
+    seen_at: float | None = None
+    unbroken_since: float | None = None
+
+
+@dataclass
+class Build:
+    """A build: its row in `builds`, its owner, its events and the keys of its layers."""
+
+    row: dict[str, Any]
+    owner: Owner
+    rows: list[Row] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    keys: set[str] = field(default_factory=set)
+
+    def copied(self) -> "Build":
+        return Build(
+            dict(self.row), copy(self.owner), list(self.rows), list(self.events), set(self.keys)
+        )
+
+
+class Rows(list[Any]):
+    """What a statement returns."""
+
+    def fetchone(self) -> Any:
+        return self[0] if self else None
+
+    def fetchall(self) -> list[Any]:
+        return self
+
+
+class Database:
+    """See the module. `has_fence` and `counts_epochs` are true unless a defect is planted."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self.now = now
+        self.started_at = now()
+        self.down = False
+        self.jobs = Jobs(now)
+        self.lines: dict[str, Line] = {}
+        self.members: dict[str, MemberRow] = {}
+        self.facts: frozenset[str] = frozenset(FACTS)
+        self.builds: dict[str, Build] = {}
+        self.unfinished: dict[str, Build] = {}
+        self.events: list[Event] = []
+        self.epochs: list[tuple[str, int | None]] = []
+        """By position: the role that appended the event, and in which epoch."""
+        self.lock = threading.RLock()
+        self.has_fence = self.counts_epochs = True
+        self.listeners: list[Callable[[], None]] = []
+        """Called after each commit."""
+        self._mirror: Mirror | None = None
+
+    def add(self, host: str, labels: Sequence[str]) -> None:
+        """What an administrator does."""
+        role = members.role_of(host)
+        self.lines.setdefault(role, Line())
+        if role in self.members:
+            self.members[role].labels = list(labels)
+        else:
+            self.members[role] = MemberRow(role, host, list(labels))
+
+    def connect(self, dsn: str) -> "Connection":
+        role = str(conninfo_to_dict(dsn)["user"])
+        if not self.reaches(role):
+            raise psycopg.OperationalError("connection refused")
+        return Connection(self, role, self.lines[role])
+
+    def reaches(self, role: str) -> bool:
+        """Whether the host of a role can speak to the database."""
+        return not (self.down or self.lines[role].cut)
+
+    def carry_out(self, role: str, breaks: int, writes: bool, work: Callable[[], Any]) -> Any:
+        """Do what a host asks on a connection that it made when its line had broken so many times."""
+        line = self.lines[role]
+        with self.lock:
+            if line.breaks != breaks or not self.reaches(role):
+                raise psycopg.OperationalError("server closed the connection unexpectedly")
+            answer = work()
+            if writes and line.losing:
+                line.losing -= 1
+                line.breaks += 1
+                raise psycopg.OperationalError("server closed the connection unexpectedly")
+        return answer
+
+    # What functions.sql does
+
+    def append_all(self, role: str, text: str) -> list[Any]:
+        answers: list[dict[str, Any]] = []
+        for request in json.loads(text):
+            saved = [(part["build"], self.builds.get(part["build"])) for part in request]
+            saved = [(build, each and each.copied()) for build, each in saved]
+            length = len(self.events)
+            try:
+                positions = []
+                for part in request:
+                    build = part["build"]
+                    positions.append(self._append(role, **part))
+                answers.append({"positions": positions})
+            except Raised as error:
+                self._restore(saved, length)
+                answers.append({"error": error.sqlstate, "why": str(error), "build": build})
+        if any("positions" in answer for answer in answers):
+            self._tell()
+        return [(answers,)]
+
+    def _restore(self, saved: Sequence[tuple[str, Build | None]], length: int) -> None:
+        del self.events[length:], self.epochs[length:]
+        for name, build in saved:
+            self.unfinished.pop(name, None)
+            self.builds.pop(name, None)
+            if build is not None:
+                self._keep(name, build)
+
+    def _keep(self, name: str, build: Build) -> None:
+        self.builds[name] = build
+        if build.row["state"] in ENDED:
+            self.unfinished.pop(name, None)
+        else:
+            self.unfinished[name] = build
+
+    def _append(self, role: str, **part: Any) -> int:
+        name, epoch = part["build"], part["epoch"]
+        kinds = [event["type"] for event in part["events"]]
+        if epoch is None:
+            if not self.facts.isdisjoint(kinds):
+                raise Raised("DC004", f"facts of build {name} need an epoch")
+        else:
+            owner = self.builds[name].owner if name in self.builds else Owner(0, "", [])
+            mine = role in self.members and self.members[role].host == owner.host
+            if self.has_fence and (owner.epoch != epoch or not mine):
+                raise Raised("DC001", f"{owner.host} holds it in epoch {owner.epoch}")
+            if "BuildPlaced" in kinds:
+                raise Raised("DC004", "only dcd_take places builds")
+        return self._write(
+            role, epoch, name, part["expected"], part["events"], part["row"], part["keys"]
+        )
+
+    def _write(
+        self,
+        role: str,
+        epoch: int | None,
+        name: str,
+        expected: int,
+        new: list[dict[str, Any]],
+        row: dict[str, Any],
+        keys: list[str],
+    ) -> int:
+        build = self.builds.get(name)
+        history = build.rows if build else []
+        if len(history) != expected:
+            raise Raised("DC002", len(history))
+        if not new:
+            raise Raised("DC004", "no events")
+        first = len(self.events) + 1
+        previous = history[-1].hash if history else FIRST_HASH
+        rows = []
+        for number, event in enumerate(new):
+            said = {
+                name: event[name] for name in ("type", "version", "time", "actor", "data", "hash")
+            }
+            rows.append(Row(first + number, name, expected + number + 1, **said))
+            digest = event_hash(previous, *(getattr(rows[-1], column) for column in HASHED))
+            if event["hash"] != digest:
+                raise Raised("DC004", f"the hash of event {expected + number + 1} is wrong")
+            previous = digest
+        kinds = {event["type"] for event in new}
+        before = build.row if build else {"state": "", "removed": 0}
+        if (
+            (row["id"], row["sequence"]) != (name, expected + len(new))
+            or any(
+                row["state"] == end != before["state"] and by not in kinds
+                for end, by in ENDING.items()
+            )
+            or (row["removed"] == 1 != before["removed"] and "BuildRemoved" not in kinds)
+        ):
+            raise Raised("DC004", f"the row of build {name} is not that of its events")
+        row = {**row, "position": rows[-1].position, "submitted_position": first}
+        if build:
+            kept = ("submitted_position", "idempotency_key")
+            row |= {column: build.row[column] for column in kept}
+        elif row["idempotency_key"] is not None:
+            for other, each in self.builds.items():
+                if each.row["idempotency_key"] == row["idempotency_key"]:
+                    raise Raised("DC003", other)
+        build = build or Build(row, Owner(0, "", []))
+        build.row = row
+        for each in rows:
+            event = event_of(each)
+            plan = getattr(event.data, "plan", None)
+            if event.type == "BuildSubmitted" or (
+                event.type == "BuildResumed" and plan is not None
+            ):
+                build.owner.requires = list(event.data.requires)  # type: ignore[attr-defined]
+            build.rows.append(each)
+            build.events.append(event)
+            self.events.append(event)
+            self.epochs.append((role, epoch))
+        build.keys = set() if row["removed"] else build.keys | set(keys)
+        self._keep(name, build)
+        return first
+
+    def take(self, role: str, name: str, expected: int, placed: str, row: str) -> list[Any]:
+        me = self._member(role)
+        if name not in self.unfinished:
+            raise Raised("DC006", f"build {name} has ended, or does not exist")
+        build = self.builds[name]
+        if build.row["sequence"] != expected:
+            raise Raised("DC002", build.row["sequence"])
+        owner = build.owner
+        if me.draining and owner.host != me.host:
+            raise Raised("DC009", f"{me.host} takes no more builds")
+        if lacking := [each for each in owner.requires if not _grants(me, each)]:
+            raise Raised("DC007", " ".join(lacking))
+        (event,) = json.loads(placed)
+        said = json.loads(event["data"])
+        if (event["type"], said["host"], said["epoch"]) != (
+            "BuildPlaced",
+            me.host,
+            owner.epoch + 1,
+        ):
+            raise Raised("DC004", f"the event does not say that {me.host} takes build {name}")
+        position = self._write(role, None, name, expected, [event], json.loads(row), [])
+        build.owner = Owner(owner.epoch + self.counts_epochs, me.host, owner.requires)
+        self._tell()
+        return [(position,)]
+
+    def heartbeat(self, role: str, gap: float, labels: list[str], version: str) -> list[Any]:
+        me, now = self._member(role), self.now()
+        if me.seen_at is None or me.seen_at <= now - gap:
+            me.unbroken_since = now
+        me.announced, me.version, me.seen_at = labels, version, now
+        return [(None,)]
+
+    def drain(self, role: str, host: str, draining: bool) -> list[Any]:
+        self._member(members.role_of(host)).draining = draining
+        return [(None,)]
+
+    def _tell(self) -> None:
+        for hear in tuple(self.listeners):
+            hear()
+
+    def _member(self, role: str) -> MemberRow:
+        if role not in self.members:
+            raise Raised("DC005", f"{role} is no member of the farm")
+        return self.members[role]
+
+    # What is asked of it
+
+    def lost(self, role: str, given: dict[str, float]) -> list[Any]:
+        """`lost` of `store.eventlog.postgresql.members`."""
+        ago = self.now() - given["seconds"]
+        me = self.members.get(role)
+        if me is None or me.seen_at is None or me.unbroken_since is None:
+            return []
+        if not (self.started_at < ago and me.unbroken_since < ago < me.seen_at):
+            return []
+        seen = {member.host: member.seen_at for member in self.members.values()}
+        owners = {build.owner.host for build in self.unfinished.values() if build.owner.epoch > 0}
+        silent = [host for host in owners if (at := seen.get(host)) is None or at < ago]
+        return [(host,) for host in sorted(silent)]
+
+    def all_members(self, role: str) -> list[Any]:
+        now = self.now()
+        owned: dict[str, list[str]] = {}
+        for name, build in self.unfinished.items():
+            owned.setdefault(build.owner.host, []).append(name)
+        return [
+            members.Member(
+                *(each.role, each.host, each.labels, each.announced, each.version, each.draining),
+                None if each.seen_at is None else now - each.seen_at,
+                0.0 if each.unbroken_since is None else now - each.unbroken_since,
+                owned.get(each.host, []),
+            )
+            for each in sorted(self.members.values(), key=lambda each: each.host)
+        ]
+
+    def runnable(self, role: str, given: dict[str, float]) -> list[Any]:
+        """What each runnable build looks like to the reconciler."""
+        ago = self.now() - given["seconds"]
+        found = []
+        for name, build in self.unfinished.items():
+            if build.row["state"] not in RUNNABLE:
+                continue
+            job = self.jobs.of(name)
+            fetched = job is not None and job.status == "doing"
+            beat = self.jobs.workers.get(job.worker_id or 0) if job else None
+            silent = fetched and (beat is None or beat < ago) and self.started_at < ago
+            owner = build.owner
+            found.append(
+                Situation(
+                    *(name, build.row["state"], owner.host, job and job.id, fetched, silent),
+                    *(build.row["priority"], owner.requires),
+                )
+            )
+        return sorted(found, key=lambda each: -each.priority)
+
+    def read_build(self, role: str, name: str) -> list[Any]:
+        build = self.builds.get(name)
+        return list(build.rows) if build else []
+
+    def host_of(self, role: str) -> list[Any]:
+        return [(each.host,) for each in self.members.values() if each.role == role]
+
+    def head(self, role: str) -> list[Any]:
+        return [(len(self.events),)]
+
+    def mirror(self) -> "Mirror":
+        """The same rows in SQLite, for the queries that are asked in SQL."""
+        if self._mirror is None:
+            self._mirror = Mirror()
+        self._mirror.update(self)
+        return self._mirror
+
+
+def _grants(member: MemberRow, label: str) -> bool:
+    return label == f"host:{member.host}" or any(
+        label == each or (each.endswith(":*") and label.startswith(each[:-1]))
+        for each in member.labels
+    )
+
+
+STATEMENTS: dict[str, tuple[Callable[..., list[Any]], bool]] = {
+    "SELECT dcd_append_all(%s::json)": (Database.append_all, True),
+    "SELECT dcd_take(%s, %s, %s::json, %s::json)": (Database.take, True),
+    "SELECT dcd_heartbeat(%s, %s, %s)": (Database.heartbeat, True),
+    "SELECT dcd_drain(%s, %s)": (Database.drain, True),
+    "SELECT * FROM events WHERE build = %s ORDER BY sequence": (Database.read_build, False),
+    "SELECT position FROM head": (Database.head, False),
+    "SELECT host FROM members WHERE role = session_user": (Database.host_of, False),
+    members._LOST: (Database.lost, False),
+    members._MEMBERS: (Database.all_members, False),
+    queue._RUNNABLE: (Database.runnable, False),
+}
+"""What members ask, what answers, and whether it writes."""
+
+
+class Connection:
+    """A connection of a member, and its own cursor."""
+
+    def __init__(self, database: Database, role: str, line: Line) -> None:
+        self._database = database
+        self._role = role
+        self._breaks = line.breaks
+
+    def __enter__(self) -> "Connection":
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def close(self) -> None: ...
+
+    def cursor(self, **_: Any) -> "Connection":
+        return self
+
+    def execute(self, statement: str, given: Any = ()) -> Rows:
+        answer, writes = STATEMENTS[statement]
+        parameters = [given] if isinstance(given, dict) else list(given)
+        work = partial(answer, self._database, self._role, *parameters)
+        return Rows(self._database.carry_out(self._role, self._breaks, writes, work))
+
+
+class Mirror:
+    """The projections of a database, for SQL."""
+
+    def __init__(self) -> None:
+        self.engine = sa.create_engine(
+            "sqlite://",
+            poolclass=sa.pool.StaticPool,
+            connect_args={"check_same_thread": False},
+        )
+        metadata.create_all(self.engine)
+        self._position = 0
+
+    def update(self, database: Database) -> None:
+        new = database.events[self._position :]
+        if not new:
+            return
+        changed = {event.build: database.builds[event.build] for event in new}
+        with self.engine.begin() as connection:
+            connection.execute(
+                events.insert(),
+                [database.builds[e.build].rows[e.sequence - 1]._asdict() for e in new],
+            )
+            connection.execute(builds.delete().where(builds.c.id.in_(list(changed))))
+            connection.execute(builds.insert(), [build.row for build in changed.values()])
+            connection.execute(layer_keys.delete().where(layer_keys.c.build.in_(list(changed))))
+            keys = [(key, name) for name, build in changed.items() for key in build.keys]
+            if keys:
+                rows = [{"key": key, "build": name} for key, name in keys]
+                connection.execute(layer_keys.insert(), rows)
+        self._position = len(database.events)
