@@ -309,6 +309,7 @@ class Queue:
         gone_seconds = self._lost_seconds if me.unbroken_seconds >= self._lost_seconds else math.inf
         found = Found(me, everybody, gone_seconds)
         lost_hosts = lost(connection, self._lost_seconds)
+        connection.execute(_REMOVE_OVER, {"seconds": self._lost_seconds})
         rows = self._runnable(connection)
         queues = {queue_of(row): row for row in rows}
         may = {queue: found.may_take(row) for queue, row in queues.items()}
@@ -384,3 +385,11 @@ _RUNNABLE = f"""
         AND b.id = coalesce(%(build)s::text, b.id)
     ORDER BY b.priority DESC, b.submitted_position
 """
+_REMOVE_OVER = f"""
+    DELETE FROM {SCHEMA}.procrastinate_jobs j USING dcd.builds b
+    WHERE b.id = j.lock AND b.state IN ('completed', 'cancelled') AND NOT EXISTS (
+        SELECT FROM {SCHEMA}.procrastinate_workers w
+        WHERE w.id = j.worker_id AND w.last_heartbeat > now() - make_interval(secs => %(seconds)s))
+"""
+"""Jobs of builds that have ended which no worker removes: of one that was cancelled while it waited for a
+member, or whose worker died."""

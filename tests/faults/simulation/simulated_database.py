@@ -121,6 +121,9 @@ class Rows(list[Any]):
 class Database:
     """See the module. `has_fence` and `counts_epochs` are true unless a defect is planted."""
 
+    has_fence = True
+    counts_epochs = True
+
     def __init__(self, now: Callable[[], float]) -> None:
         self.now = now
         self.started_at = now()
@@ -135,7 +138,6 @@ class Database:
         self.epochs: list[tuple[str, int | None]] = []
         """By position: the role that appended the event, and in which epoch."""
         self.lock = threading.RLock()
-        self.has_fence = self.counts_epochs = True
         self.listeners: list[Callable[[], None]] = []
         """Called after each commit."""
         self._mirror: Mirror | None = None
@@ -303,14 +305,11 @@ class Database:
             raise Raised("DC007", " ".join(lacking))
         (event,) = json.loads(placed)
         said = json.loads(event["data"])
-        if (event["type"], said["host"], said["epoch"]) != (
-            "BuildPlaced",
-            me.host,
-            owner.epoch + 1,
-        ):
+        epoch = owner.epoch + 1 if self.counts_epochs else said["epoch"]
+        if (event["type"], said["host"], said["epoch"]) != ("BuildPlaced", me.host, epoch):
             raise Raised("DC004", f"the event does not say that {me.host} takes build {name}")
         position = self._write(role, None, name, expected, [event], json.loads(row), [])
-        build.owner = Owner(owner.epoch + self.counts_epochs, me.host, owner.requires)
+        build.owner = Owner(epoch, me.host, owner.requires)
         self._tell()
         return [(position,)]
 
@@ -378,11 +377,27 @@ class Database:
             owner = build.owner
             found.append(
                 Situation(
-                    *(name, build.row["state"], owner.host, job and job.id, fetched, silent),
-                    *(build.row["priority"], owner.requires),
+                    build=name,
+                    state=build.row["state"],
+                    host=owner.host,
+                    epoch=owner.epoch,
+                    job=job and job.id,
+                    fetched=fetched,
+                    worker_lost=silent,
+                    priority=build.row["priority"],
+                    requires=owner.requires,
                 )
             )
         return sorted(found, key=lambda each: -each.priority)
+
+    def remove_over(self, role: str, given: dict[str, float]) -> list[Any]:
+        """Remove the jobs of builds that have ended, except those that a living worker has."""
+        ago = self.now() - given["seconds"]
+        rows, workers = self.jobs.rows, self.jobs.workers
+        for job in tuple(rows.values()):
+            if job.lock not in self.unfinished and workers.get(job.worker_id or 0, ago) <= ago:
+                del rows[job.id]
+        return []
 
     def read_build(self, role: str, name: str) -> list[Any]:
         build = self.builds.get(name)
@@ -420,6 +435,7 @@ STATEMENTS: dict[str, tuple[Callable[..., list[Any]], bool]] = {
     members._LOST: (Database.lost, False),
     members._MEMBERS: (Database.all_members, False),
     queue._RUNNABLE: (Database.runnable, False),
+    queue._REMOVE_OVER: (Database.remove_over, True),
 }
 """What members ask, what answers, and whether it writes."""
 

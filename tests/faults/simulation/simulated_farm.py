@@ -2,8 +2,8 @@
 
 Real are the members: `dcd.farm`, the engine with its runner, layers (copy back end) and artifacts, the log
 and its writer, and Procrastinate's worker. Simulated is what is between and around them: the database
-(`simulated_database`, `simulated_queue`), the network, clocks, and the workers of attempts. Each member has an
-event loop of its own, so it can be frozen or killed as a process can. Whatever it hands to a thread is a
+(`simulated_database`, `simulated_queue`), the network, clocks, and the workers of attempts. Each member has
+an event loop of its own, so it can be frozen or killed as a process can. Whatever it hands to a thread is a
 *job*; jobs of all members run one at a time, in an order drawn from the seed.
 """
 
@@ -14,11 +14,10 @@ import shutil
 import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import cache, partial
 from itertools import count
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import procrastinate
@@ -119,7 +118,7 @@ class Loop(asyncio.BaseEventLoop):
         return timers[0].when() if timers else None
 
     def default_exception_handler(self, context: dict[str, Any]) -> None:
-        if not self.member.dead:
+        if not (self.is_closed() or self.member.dead):
             self.member.farm.problems.append(f"{self.member.host}: {context}")
 
 
@@ -274,10 +273,11 @@ class Member:
 
     async def stop(self) -> None:
         """What comes before the end of the process in an orderly stop."""
-        for task in self.life:
+        life, self.life = self.life, []
+        for task in life[:-1]:
             task.cancel()
-        self.life = []
         await self.scheduler.stop(self.settings.stop_grace_seconds)
+        life[-1].cancel()
 
     def freeze(self, under_way: int = 0) -> None:
         """SIGSTOP. So many of its jobs are carried out; it hears of it when it wakes."""
@@ -480,7 +480,6 @@ class Farm:
             patch(module, "connect", self.database.connect)
         patch(farm_member, "PostgresqlLog", SimulatedLog)
         patch(farm_queue, "application", lambda dsn: self._application(self._member_of(dsn)))
-        patch(farm_queue, "datetime", SimpleNamespace(now=lambda zone: self.current.now()))
         patch(
             attempt,
             "run_attempt",

@@ -5,20 +5,18 @@ the listener's thread would do happens when the host says so.
 """
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from datetime import datetime
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Protocol
 
-import psycopg
 import pytest
 import sqlalchemy as sa
+from simulated_database import Database
 
 import store.eventlog.writer
-from simulated_database import Database
 from statemachine.events import Actor, Event
 from store.eventlog.postgresql import log, members, writer
 from store.eventlog.postgresql.connection import explain, explained
