@@ -183,7 +183,7 @@ class FarmExpectations:
             requires = self.farm.database.builds[build.id].owner.requires
             able = [each for each in members if not lacking(rows[each.host], requires)]
             full = all(not each.scheduler.room or self._is_full(each) for each in able)
-            asked = members[0].hosts.why_waits(requires) if members else "nobody lives"
+            asked = members[0].hosts.why_waits(self._state(build)) if members else "nobody lives"
             expect(full or asked, "a build waits only with a stated reason", build, requires)
         for member in members:
             self._check_host(member)

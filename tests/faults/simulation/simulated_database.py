@@ -76,6 +76,7 @@ class Owner:
     epoch: int
     host: str
     requires: list[str]
+    moves_to: str | None = None
 
 
 @dataclass
@@ -283,6 +284,8 @@ class Database:
                 event.type == "BuildResumed" and plan is not None
             ):
                 build.owner.requires = list(event.data.requires)  # type: ignore[attr-defined]
+            elif event.type == "MoveRequested":
+                build.owner.moves_to = event.data.to  # type: ignore[attr-defined]
             build.rows.append(each)
             build.events.append(event)
             self.events.append(event)
@@ -301,7 +304,8 @@ class Database:
         owner = build.owner
         if me.draining and owner.host != me.host:
             raise Raised("DC009", f"{me.host} takes no more builds")
-        if lacking := [each for each in owner.requires if not _grants(me, each)]:
+        needed = [each for each in owner.requires if not each.startswith("dcd:")]
+        if lacking := [each for each in needed if not _grants(me, each)]:
             raise Raised("DC007", " ".join(lacking))
         (event,) = json.loads(placed)
         said = json.loads(event["data"])
@@ -313,7 +317,9 @@ class Database:
         self._tell()
         return [(position,)]
 
-    def heartbeat(self, role: str, gap: float, labels: list[str], version: str) -> list[Any]:
+    def heartbeat(
+        self, role: str, gap: float, labels: list[str], version: str, clock: float
+    ) -> list[Any]:
         me, now = self._member(role), self.now()
         if me.seen_at is None or me.seen_at <= now - gap:
             me.unbroken_since = now
@@ -386,6 +392,8 @@ class Database:
                     worker_lost=silent,
                     priority=build.row["priority"],
                     requires=owner.requires,
+                    moves_to=owner.moves_to,
+                    queue=job and job.queue_name,
                 )
             )
         return sorted(found, key=lambda each: -each.priority)
@@ -427,7 +435,7 @@ def _grants(member: MemberRow, label: str) -> bool:
 STATEMENTS: dict[str, tuple[Callable[..., list[Any]], bool]] = {
     "SELECT dcd_append_all(%s::json)": (Database.append_all, True),
     "SELECT dcd_take(%s, %s, %s::json, %s::json)": (Database.take, True),
-    "SELECT dcd_heartbeat(%s, %s, %s)": (Database.heartbeat, True),
+    "SELECT dcd_heartbeat(%s, %s, %s, %s)": (Database.heartbeat, True),
     "SELECT dcd_drain(%s, %s)": (Database.drain, True),
     "SELECT * FROM events WHERE build = %s ORDER BY sequence": (Database.read_build, False),
     "SELECT position FROM head": (Database.head, False),

@@ -55,10 +55,10 @@ from dcd.farm.scheduler import FarmScheduler
 from dcd.launcher.orders import Bounds
 from dcd.manifest import plugins
 from dcd.planner.client import HERE
-from dcd.planning import ingredients
+from dcd.planning import ingredients, labels
 from dcd.planning import plan as planning
 from dcd.platform import foreign
-from dcd.platform.host_labels import of_tool
+from dcd.platform.host_labels import of_code, of_tool
 from dcd.worker.launch import Ending
 from dcd.worker.messages import Cancelled
 from statemachine.errors import DcdError
@@ -69,6 +69,8 @@ from store.host.tools import TOOLS
 from store.logs import AttemptLogs
 from store.packages import Packages
 from tests.launching import Here
+
+CODE = of_code("0" * 12)
 
 RESTART_SECONDS = 5.0
 """After which a service manager starts a daemon again that could not start."""
@@ -420,7 +422,10 @@ class Member:
         stopping = asyncio.ensure_future(stop.wait())
         try:
             attempt.begin()
-            self.farm.began(self, attempt)
+            try:
+                self.farm.began(self, attempt)
+            except AssertionError as error:  # the engine would take it for its own
+                self.farm.problems.append(error)
             await asyncio.wait({attempt.verdict, stopping}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             stopping.cancel()
@@ -476,8 +481,6 @@ class Farm:
         self._patched = pytest.MonkeyPatch()
         patch = self._patched.setattr
         patched(self._patched, self.database, self._member_of)
-        for module in (farm_member, farm_queue):
-            patch(module, "connect", self.database.connect)
         patch(farm_member, "PostgresqlLog", SimulatedLog)
         patch(farm_queue, "application", lambda dsn: self._application(self._member_of(dsn)))
         patch(
@@ -492,6 +495,8 @@ class Farm:
         patch(engine_builds, "new_id", self._new_id)
         patch(planning, "new_salt", self._new_id)
         # What takes time and does not change.
+        for module in (labels, farm_member):
+            patch(module, "code_label", lambda: CODE)
         patch(plugins, "entry_points", lambda group: ())
         patch(ingredients, "code_digest", cache(ingredients.code_digest))
         structlog.configure(processors=[self._note])

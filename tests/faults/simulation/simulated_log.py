@@ -17,9 +17,12 @@ import sqlalchemy as sa
 from simulated_database import Database
 
 import store.eventlog.writer
+from dcd.farm import member as farm_member
+from dcd.farm import queue as farm_queue
 from statemachine.events import Actor, Event
 from store.eventlog.postgresql import log, members, writer
 from store.eventlog.postgresql.connection import explain, explained
+from store.eventlog.postgresql.members import Member
 from store.eventlog.postgresql.writer import PostgresqlWriter
 from store.eventlog.queries import no_build
 from store.eventlog.writer import Append, Part
@@ -101,6 +104,10 @@ class SimulatedLog(log.PostgresqlLog):
                 raise no_build(build)
             return list(database.builds[build].events)
 
+    def members(self) -> list[Member]:
+        with self._asked() as database:
+            return database.all_members("")
+
     @contextmanager
     def _asked(self) -> Iterator[Database]:
         with explained():
@@ -148,12 +155,16 @@ def patched(
     def written(dsn: str, *arguments: Any) -> SimulatedWriter:
         return SimulatedWriter(threads and threads(dsn), dsn, *arguments)
 
-    for module in (log, writer, members):
-        patch.setattr(module, "connect", database.connect)
-        patch.setattr(module, "check", lambda connection: "farm")
+    for module in (log, writer, members, farm_member, farm_queue):
+        for name, stands_in in (
+            ("connect", database.connect),
+            ("connect_to", lambda dsn, farm: database.connect(dsn)),
+            ("check", lambda connection: "farm"),
+        ):
+            patch.setattr(module, name, stands_in, raising=False)
     patch.setattr(log, "PostgresqlWriter", written)
-    patch.setattr(log, "reading_engine", lambda dsn: SimpleNamespace(dispose=lambda: None))
-    patch.setattr(log, "Listener", lambda dsn, writer: _Listener(database, writer))
+    patch.setattr(log, "reading_engine", lambda *_: SimpleNamespace(dispose=lambda: None))
+    patch.setattr(log, "Listener", lambda dsn, farm, writer: _Listener(database, writer))
     patch.setattr(SimulatedLog, "database", database, raising=False)
     if threads is not None:
         fake = SimpleNamespace(Lock=threading.Lock, Thread=_NoThread)

@@ -73,8 +73,8 @@ class Jobs:
     def defer_jobs(self, jobs: Iterable[Any]) -> list[dict[str, Any]]:
         made = []
         for each in jobs:
+            self._jobs += 1  # also for one that is refused
             self._check_queueing(each.queueing_lock)
-            self._jobs += 1
             self.rows[self._jobs] = Job(
                 *(self._jobs, each.queue_name, each.task_name, each.priority),
                 *(each.lock, each.queueing_lock, each.args, each.scheduled_at),

@@ -1,0 +1,202 @@
+"""Histories of a farm step by step: those that the fence is for, and those that broke a promise once."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from expectations import Manifest
+from farm_expectations import Broken, FarmExpectations
+from simulated_database import Database
+from simulated_farm import Farm, Member
+from test_engine_stateful import MEMORY, ONE, TWO
+from test_farm_stateful import SOMEBODY, placed
+
+from dcd.engine.engine import Options
+from dcd.farm import queue
+from dcd.farm.jobs import Next, Situation, next_for
+from statemachine.build import Lifecycle
+from statemachine.events import BuildPlaced
+from store.eventlog.postgresql import log
+from store.eventlog.postgresql.members import members_by
+
+pytestmark = pytest.mark.faults
+
+
+@pytest.fixture
+def farm() -> Iterator[Farm]:
+    directory = Path(tempfile.mkdtemp(prefix="dcd-farm-", dir=MEMORY))
+    try:
+        with Farm(directory, 0, {"a": ("kvm",), "b": ()}) as farm:
+            farm.run(2 * farm.lost_seconds)
+            yield farm
+    finally:
+        shutil.rmtree(directory)
+
+
+def submitted(farm: Farm, manifest: Manifest, *labels: str, through: str = "a") -> str:
+    member = farm.members[through]
+    assert member.engine is not None
+    given = placed(manifest, labels)
+    task = member.start_task(member.engine.submit(given, Options(), SOMEBODY, lambda plan: None))
+    farm.run(1.0)
+    return task.result()[0].id  # type: ignore[no-any-return]
+
+
+def owner(farm: Farm, build: str) -> Member:
+    return farm.members[farm.database.builds[build].owner.host]
+
+
+def other(farm: Farm, member: Member) -> Member:
+    return farm.members["b" if member.host == "a" else "a"]
+
+
+def kinds(farm: Farm, build: str) -> list[str]:
+    return [event.type for event in farm.database.builds[build].events]
+
+
+def returns_when_its_build_is_taken(farm: Farm) -> str:
+    """A member freezes when its checkpoint has ended; another one takes the build, and freezes before it has
+    recorded anything; the first one wakes and records the outcome."""
+    build = submitted(farm, (ONE, TWO))
+    zombie = owner(farm, build)
+    taker = other(farm, zombie)
+    ((_, attempt),) = farm.attempts
+    zombie.freeze()
+    zombie.end(attempt)
+    farm.run(0.8 * farm.lost_seconds)
+    while owner(farm, build) is zombie:
+        farm.run(1.0, jobs=1)
+    taker.freeze()
+    zombie.thaw()
+    zombie._hears = True  # it has not heard of the taking yet
+    farm.run(1.0)
+    return build
+
+
+def test_a_member_that_returns_is_fenced(farm: Farm) -> None:
+    seen = FarmExpectations(farm)
+    build = returns_when_its_build_is_taken(farm)
+    seen.observe()
+    assert kinds(farm, build)[-1] == "BuildPlaced"
+
+
+def test_control_without_the_fence_it_records_what_it_does_not_own(
+    farm: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Database, "has_fence", False)
+    seen = FarmExpectations(farm)
+    returns_when_its_build_is_taken(farm)
+    with pytest.raises(Broken, match="only the owner of a build records facts"):
+        seen.observe()
+
+
+def runs_through_an_outage(farm: Farm, patch: pytest.MonkeyPatch) -> FarmExpectations:
+    """The database is down for longer than a member may be silent, while a build runs. Afterwards another
+    member is there sooner than its owner."""
+    patch.setattr(queue, "WAIT_SECONDS", 20.0)
+    seen = FarmExpectations(farm)
+    sooner = other(farm, owner(farm, submitted(farm, (ONE,))))
+    farm.crash()
+    farm.run(1.1 * farm.lost_seconds)
+    sooner.kill()
+    farm.recover()
+    sooner.start()
+    farm.run(3 * farm.lost_seconds)
+    seen.observe()
+    return seen
+
+
+def test_an_outage_moves_no_build(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs_through_an_outage(farm, monkeypatch).check_at_rest()
+
+
+def test_control_a_naive_reaper_takes_builds_from_the_living(
+    farm: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def naive(connection: Any, lost_seconds: float) -> list[str]:
+        silent = [(each.host, each.silent_seconds) for each in members_by(connection)]
+        return [host for host, seconds in silent if seconds is not None and seconds > lost_seconds]
+
+    monkeypatch.setattr(queue, "lost", naive)
+    with pytest.raises(Broken, match="no build is taken from a member that lives"):
+        runs_through_an_outage(farm, monkeypatch)
+
+
+def loses_its_member(farm: Farm, *, returns: bool) -> FarmExpectations:
+    seen = FarmExpectations(farm)
+    member = owner(farm, submitted(farm, (ONE,)))
+    member.kill()
+    if returns:
+        member.start()
+    farm.run(3 * farm.lost_seconds)
+    seen.observe()
+    return seen
+
+
+@pytest.mark.parametrize("returns", [False, True])
+def test_a_build_of_a_lost_member_continues(farm: Farm, returns: bool) -> None:
+    loses_its_member(farm, returns=returns).check_at_rest()
+
+
+@pytest.mark.parametrize("returns", [False, True])
+def test_control_without_the_reconciler_it_waits_for_ever(
+    farm: Farm, monkeypatch: pytest.MonkeyPatch, returns: bool
+) -> None:
+    def careless(found: Situation, *arguments: Any, **named: Any) -> Next:
+        return next_for(found, *arguments, **named) if found.state == "queued" else Next.NOTHING
+
+    monkeypatch.setattr(queue, "next_for", careless)
+    seen = loses_its_member(farm, returns=returns)
+    with pytest.raises(Broken, match="a build waits only with a stated reason"):
+        seen.check_at_rest()
+
+
+def test_control_a_taking_without_an_epoch_is_found(
+    farm: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Database, "counts_epochs", False)
+    monkeypatch.setattr(log, "BuildPlaced", lambda host, epoch: BuildPlaced(host, 1))
+    with pytest.raises(AssertionError, match=r"epochs only grow|epoch 1 is over"):
+        loses_its_member(farm, returns=False)
+
+
+def test_a_build_that_nobody_can_make_is_cancelled_without_a_trace_in_the_queue(farm: Farm) -> None:
+    """Its job stayed for ever: only workers with its labels removed jobs."""
+    build = submitted(farm, (ONE,), "moon")
+    assert len(farm.database.jobs.rows) == 1
+    member = farm.members["b"]
+    assert member.engine is not None
+    cancelled = member.start_task(member.engine.cancel(build, SOMEBODY))
+    farm.run(farm.lost_seconds)
+    assert cancelled.result().lifecycle is Lifecycle.CANCELLED
+    assert farm.database.jobs.rows == {}
+
+
+@pytest.mark.parametrize("skew_seconds", [-90000.0, 90000.0])
+def test_a_lost_build_waits_for_no_clock(farm: Farm, skew_seconds: float) -> None:
+    """Its job was to be taken again at a time by the clock of the member that took it back."""
+    build = submitted(farm, (ONE,))
+    lost = owner(farm, build)
+    taker = other(farm, lost)
+    taker.skew_seconds = skew_seconds
+    lost.kill()
+    farm.run(2.5 * farm.lost_seconds)
+    assert owner(farm, build) is taker
+    assert kinds(farm, build).count("CheckpointStarted") == 2
+
+
+def test_an_answer_that_is_lost_is_read_back(farm: Farm) -> None:
+    build = submitted(farm, (ONE,))
+    member = owner(farm, build)
+    ((_, attempt),) = farm.attempts
+    member.end(attempt)
+    farm.run(jobs=0)
+    while not kinds(farm, build).count("CheckpointCompleted"):
+        member.line.losing = 1
+        farm.run(jobs=1)
+    farm.run(10.0)
+    assert kinds(farm, build).count("CheckpointCompleted") == 1
+    assert kinds(farm, build)[-1] == "BuildCompleted"
