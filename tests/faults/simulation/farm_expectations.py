@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from expectations import Broken, expect
-from simulated_farm import Farm, Member
+from simulated_farm import Farm
+from simulated_member import Member
 from simulated_parts import Attempt
 
 from dcd.engine.workspaces import kept_workspace

@@ -16,8 +16,8 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import psycopg
-import sqlalchemy as sa
 from psycopg.conninfo import conninfo_to_dict
+from simulated_projections import Mirror
 from simulated_queue import Jobs
 
 from dcd.farm import queue
@@ -27,7 +27,6 @@ from statemachine.events import Event
 from store.eventlog.postgresql import members
 from store.eventlog.postgresql.schema import FACTS
 from store.eventlog.projection import event_of
-from store.eventlog.tables import builds, events, layer_keys, metadata
 
 ENDED = ("completed", "cancelled")
 ENDING = {"completed": "BuildCompleted", "cancelled": "BuildCancelled"}
@@ -414,6 +413,9 @@ class Database:
     def host_of(self, role: str) -> list[Any]:
         return [(each.host,) for each in self.members.values() if each.role == role]
 
+    def origin(self, role: str) -> list[Any]:
+        return [("",)]
+
     def head(self, role: str) -> list[Any]:
         return [(len(self.events),)]
 
@@ -421,7 +423,7 @@ class Database:
         """The same rows in SQLite, for the queries that are asked in SQL."""
         if self._mirror is None:
             self._mirror = Mirror()
-        self._mirror.update(self)
+        self._mirror.update(self.events, self.builds)
         return self._mirror
 
 
@@ -439,6 +441,7 @@ STATEMENTS: dict[str, tuple[Callable[..., list[Any]], bool]] = {
     "SELECT dcd_drain(%s, %s)": (Database.drain, True),
     "SELECT * FROM events WHERE build = %s ORDER BY sequence": (Database.read_build, False),
     "SELECT position FROM head": (Database.head, False),
+    "SELECT origin FROM farm": (Database.origin, False),
     "SELECT host FROM members WHERE role = session_user": (Database.host_of, False),
     members._LOST: (Database.lost, False),
     members._MEMBERS: (Database.all_members, False),
@@ -471,35 +474,3 @@ class Connection:
         parameters = [given] if isinstance(given, dict) else list(given)
         work = partial(answer, self._database, self._role, *parameters)
         return Rows(self._database.carry_out(self._role, self._breaks, writes, work))
-
-
-class Mirror:
-    """The projections of a database, for SQL."""
-
-    def __init__(self) -> None:
-        self.engine = sa.create_engine(
-            "sqlite://",
-            poolclass=sa.pool.StaticPool,
-            connect_args={"check_same_thread": False},
-        )
-        metadata.create_all(self.engine)
-        self._position = 0
-
-    def update(self, database: Database) -> None:
-        new = database.events[self._position :]
-        if not new:
-            return
-        changed = {event.build: database.builds[event.build] for event in new}
-        with self.engine.begin() as connection:
-            connection.execute(
-                events.insert(),
-                [database.builds[e.build].rows[e.sequence - 1]._asdict() for e in new],
-            )
-            connection.execute(builds.delete().where(builds.c.id.in_(list(changed))))
-            connection.execute(builds.insert(), [build.row for build in changed.values()])
-            connection.execute(layer_keys.delete().where(layer_keys.c.build.in_(list(changed))))
-            keys = [(key, name) for name, build in changed.items() for key in build.keys]
-            if keys:
-                rows = [{"key": key, "build": name} for key, name in keys]
-                connection.execute(layer_keys.insert(), rows)
-        self._position = len(database.events)

@@ -10,7 +10,8 @@ import pytest
 from expectations import Manifest
 from farm_expectations import Broken, FarmExpectations
 from simulated_database import Database
-from simulated_farm import Farm, Member
+from simulated_farm import Farm
+from simulated_member import Member
 from test_engine_stateful import MEMORY, ONE, TWO
 from test_farm_stateful import SOMEBODY, placed
 

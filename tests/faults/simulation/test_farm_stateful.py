@@ -26,7 +26,8 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from simulated_farm import Farm, Member
+from simulated_farm import Farm
+from simulated_member import Member
 from test_engine_stateful import ISO, MEMORY, ONE, TWO, source
 
 from dcd.engine.engine import ManifestSource, Options
