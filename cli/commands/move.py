@@ -1,9 +1,9 @@
 """`dcctl move`: have another member of the farm drive a build.
 
 The build leaves its member when its running checkpoint has ended, or at once when it is queued, and continues
-on the member that --to names, or on any other one that has the labels that it requires. What that member
-lacks of the earlier results is made again there. A build whose last checkpoint runs is delivered where it
-is. When the new member is lost before it takes the build, any other one takes it.
+on the member that --to names, or on any other one that has the labels that it requires. That member fetches
+the earlier results from the registry, or makes them again. A build whose last checkpoint runs is delivered
+where it is. When the new member is lost before it takes the build, any other one takes it.
 """
 
 import argparse
