@@ -15,6 +15,10 @@ from store.eventlog.postgresql.writer import (
     position_of,
 )
 
+SETTLE_SECONDS = 0.02
+"""Between two looks at the log: each member looks, so after every commit all of them would do more than the
+one that writes. The first commit after a pause is seen at once."""
+
 
 class Listener:
     """A thread that brings the writer's position up to that of the log, until `close`. It connects again by
@@ -49,6 +53,8 @@ class Listener:
                         for _ in connection.notifies(timeout=0):
                             pass
                         self._writer.reached(position_of(connection))
+                        if self._closing(SETTLE_SECONDS):
+                            break
                     return
             except (psycopg.Error, DcdError) as error:
                 self._writer.lost_sight(explain(error))
