@@ -105,7 +105,7 @@ BEGIN
   IF last_sequence <> expected THEN
     RAISE EXCEPTION '%', last_sequence USING ERRCODE = 'DC002';
   END IF;
-  SELECT position + 1 INTO first_position FROM head;
+  SELECT coalesce(max(e.position), 0) + 1 INTO first_position FROM events e;
   next_position := first_position;
   FOR event IN SELECT * FROM json_to_recordset(new_events)
       AS x(type text, version bigint, "time" text, actor text, data text, hash text) LOOP
@@ -123,7 +123,6 @@ BEGIN
     INSERT INTO events (position, build, sequence, type, version, "time", actor, data, hash)
       VALUES (next_position, build_id, last_sequence, event.type, event.version, event.time, event.actor,
               event.data, event.hash);
-    UPDATE head SET position = next_position;
     next_position := next_position + 1;
     types := types || event.type;
     last_time := event.time;
@@ -174,8 +173,15 @@ BEGIN
     INSERT INTO layer_keys (key, build) SELECT key, build_id FROM json_array_elements_text(keys) AS k(key)
       ON CONFLICT DO NOTHING;
   END IF;
-  PERFORM pg_notify('dcd_events', '');
   RETURN first_position;
+END $$;
+
+-- Ends a transaction: moves the head, once for all events, since its old versions cost all that wait for it, and
+-- wakes the other members.
+CREATE OR REPLACE FUNCTION dcd_end() RETURNS void LANGUAGE plpgsql SET search_path = dcd, pg_temp AS $$
+BEGIN
+  UPDATE head SET position = (SELECT coalesce(max(e.position), 0) FROM events e);
+  PERFORM pg_notify('dcd_events', '');
 END $$;
 
 -- Appends to a build under the lock; facts of a running build only in the epoch in which the caller owns it.
@@ -206,9 +212,13 @@ END $$;
 CREATE OR REPLACE FUNCTION dcd_append(
   build_id text, epoch bigint, expected bigint, new_events json, build_row json, keys json
 ) RETURNS bigint LANGUAGE plpgsql SECURITY DEFINER SET search_path = dcd, pg_temp AS $$
+DECLARE
+  first_position bigint;
 BEGIN
   PERFORM dcd_check(build_id, new_events), dcd_lock();
-  RETURN dcd_fenced(build_id, epoch, expected, new_events, build_row, keys);
+  first_position := dcd_fenced(build_id, epoch, expected, new_events, build_row, keys);
+  PERFORM dcd_end();
+  RETURN first_position;
 END $$;
 
 -- Appends for many callers in one transaction. requests: an array of arrays of {build, epoch, expected, events,
@@ -233,6 +243,7 @@ BEGIN
       answers := answers || json_build_object('error', SQLSTATE, 'why', SQLERRM, 'build', part->>'build');
     END;
   END LOOP;
+  PERFORM dcd_end();
   RETURN array_to_json(answers);
 END $$;
 
@@ -242,7 +253,7 @@ END $$;
 CREATE OR REPLACE FUNCTION dcd_take(build_id text, expected bigint, placed json, build_row json) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = dcd, pg_temp AS $$
 DECLARE
-  me members; owner placements; last_sequence bigint; said json; lacking text;
+  me members; owner placements; last_sequence bigint; said json; lacking text; first_position bigint;
 BEGIN
   PERFORM dcd_check(build_id, placed), dcd_lock();
   SELECT * INTO me FROM members m WHERE m.role = session_user;
@@ -274,7 +285,9 @@ BEGIN
       USING ERRCODE = 'DC004';
   END IF;
   UPDATE placements p SET epoch = owner.epoch + 1, host = me.host, moves_to = NULL WHERE p.build = build_id;
-  RETURN dcd_write(build_id, expected, placed, build_row, '[]');
+  first_position := dcd_write(build_id, expected, placed, build_row, '[]');
+  PERFORM dcd_end();
+  RETURN first_position;
 END $$;
 
 -- Says that the calling member lives: by the clock of the database. `unbroken_since` is when its heartbeats began

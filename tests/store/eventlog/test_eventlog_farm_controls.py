@@ -220,10 +220,10 @@ def test_control_with_positions_of_a_sequence_a_follower_misses_events(
         farm,
         ("  PERFORM FROM head FOR UPDATE;\n", ""),
         (
-            "SELECT position + 1 INTO first_position FROM head;",
+            "SELECT coalesce(max(e.position), 0) + 1 INTO first_position FROM events e;",
             "first_position := nextval('serial');",
         ),
-        ("    UPDATE head SET position = next_position;\n", ""),
+        ("  UPDATE head SET position = (SELECT coalesce(max(e.position), 0) FROM events e);\n", ""),
     )
     with psycopg.connect(farm.administrator) as connection:
         connection.execute("ALTER TABLE dcd.events DISABLE TRIGGER ALL")
