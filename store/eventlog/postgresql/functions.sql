@@ -97,6 +97,7 @@ CREATE OR REPLACE FUNCTION dcd_write(
 DECLARE
   last_sequence bigint; last_hash text; first_position bigint; next_position bigint;
   event record; old_row builds; new_row builds; taken text; types text[] := '{}'; last_time text;
+  submitted record; said json;
 BEGIN
   SELECT e.sequence, e.hash INTO last_sequence, last_hash FROM events e
     WHERE e.build = build_id ORDER BY e.sequence DESC LIMIT 1;
@@ -124,6 +125,9 @@ BEGIN
       VALUES (next_position, build_id, last_sequence, event.type, event.version, event.time, event.actor,
               event.data, event.hash);
     next_position := next_position + 1;
+    IF last_sequence = 1 THEN
+      submitted := event;
+    END IF;
     types := types || event.type;
     last_time := event.time;
     IF event.type = 'BuildSubmitted'
@@ -161,6 +165,11 @@ BEGIN
         sequence = new_row.sequence
       WHERE b.id = build_id;
   ELSE
+    said := dcd_json(submitted.data);
+    new_row.name := said->>'name';
+    new_row.priority := coalesce((said->>'priority')::bigint, 0);
+    new_row.actor := submitted.actor;
+    new_row.submitted_at := submitted.time;
     SELECT b.id INTO taken FROM builds b WHERE b.idempotency_key = new_row.idempotency_key;
     IF taken IS NOT NULL THEN
       RAISE EXCEPTION '%', taken USING ERRCODE = 'DC003';

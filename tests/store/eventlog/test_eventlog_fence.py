@@ -332,7 +332,7 @@ def test_a_build_has_an_id_that_a_directory_can_have(stolen: Any, build: str) ->
     ],
 )
 def test_what_a_row_says_of_a_submission_follows_from_the_events(
-    stolen: Any, here: EventLog, forged: dict[str, Any]
+    stolen: Any, here: EventLog, submission: Any, forged: dict[str, Any]
 ) -> None:
     part = Part("b1", 3, (PauseRequested("c1"),))
     sent = prepare(Request((), Actor(), NOW), part, fold(stolen, "b1")).sent
@@ -340,8 +340,16 @@ def test_what_a_row_says_of_a_submission_follows_from_the_events(
         "SELECT dcd_append('b1', NULL, 3, %s, %s, '[]')",
         [json.dumps(sent["events"]), json.dumps(sent["row"] | forged)],
     )
+    sent = prepare(Request((), Actor(), NOW), Part("b2", 0, (submission(priority=3),)), None).sent
+    stolen.execute(
+        "SELECT dcd_append('b2', NULL, 0, %s, %s, '[]')",
+        [json.dumps(sent["events"]), json.dumps(sent["row"] | forged | {"idempotency_key": None})],
+    )
     assert here.verify_all() == []
-    assert here.list_builds()[0].name == "live"
+    assert [(build.name, build.priority) for build in here.list_builds()] == [
+        ("live", 3),
+        ("live", 0),
+    ]
 
 
 def test_what_msgspec_reads_fits_and_every_event_of_the_corpus_does(farm: Postgresql) -> None:
