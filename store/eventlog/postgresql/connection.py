@@ -168,16 +168,6 @@ def explain(error: BaseException) -> DcdError:
     if not state and (refused := why_refused(details, _user())):
         return Unavailable(refused[0], details, refused[1])
     if not state and "FATAL" in details:  # libpq gives no SQLSTATE for a refused connection
-        if any(text in details for text in _STARTS):
-            return Unavailable(
-                _GONE[1], details, "nothing: it starts or stops; dcd connects again by itself"
-            )
-        if any(text in details for text in _CROWDED):
-            return Unavailable(
-                "the database of the farm takes no more connections",
-                details,
-                "raise max_connections there: dcd needs ten for each member",
-            )
         return Unavailable(
             "the database of the farm refuses the connection",
             details,
@@ -212,10 +202,6 @@ _GONE = (
     "the database of the farm cannot be reached",
     "start it, or repair the network; dcd connects again by itself",
 )
-_STARTS = ("starting up", "shutting down", "recovery mode", "not accepting", "not yet accepting")
-_CROWDED = ("too many clients", "too many connections", "connection slots are reserved")
-"""Parts of the server's messages."""
-
 _ERRORS: tuple[tuple[str, tuple[type[Unavailable], str, str]], ...] = (
     ("53100", (LogFull, "the disk of the farm's database is full", "free some space there")),
     (

@@ -72,6 +72,16 @@ _REMEDIES = (
         " able to enter its directory",
     ),
     (
+        r"starting up|shutting down|recovery mode|not (yet )?accepting connections",
+        "the database of the farm cannot be reached: it starts or stops",
+        "nothing: dcd connects again by itself",
+    ),
+    (
+        r"too many clients|too many connections|connection slots are reserved",
+        "the database of the farm takes no more connections",
+        "raise max_connections there: dcd needs ten for each member",
+    ),
+    (
         r"role .* does not exist",
         "the database does not know the role of this host",
         "correct user= in [farm] database, or add the host: dcd farm member add HOST LABEL...",

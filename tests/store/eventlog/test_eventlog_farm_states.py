@@ -59,7 +59,8 @@ def test_a_database_that_takes_no_more_connections_says_so_and_not_that_it_is_th
         ("FATAL:  the database system is starting up", "cannot be reached"),
         ("FATAL:  the database system is in recovery mode", "cannot be reached"),
         ("FATAL:  the database system is not yet accepting connections", "cannot be reached"),
-        ('FATAL:  role "dcd-x" does not exist', "refuses the connection"),
+        ('FATAL:  role "dcd-x" does not exist', "does not know the role"),
+        ('FATAL:  role "dcd-x" is not permitted to log in', "refuses the connection"),
         ("connection refused", "cannot be reached"),
     ],
 )
