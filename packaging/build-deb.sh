@@ -5,7 +5,8 @@
 # Debian 12 has the daemon's libraries only in older versions, so the package carries them in a virtual
 # environment below /usr/lib/dcd, on Debian's own Python. They are collected here as wheels, by pip as it
 # is configured; the package is then built from the staged tree without network. lxml is compiled, so that
-# hostile XML meets Debian's libxml2, which gets security updates.
+# hostile XML meets Debian's libxml2, which gets security updates. For the same reason psycopg, which members
+# of a farm need, is its pure Python and uses Debian's libpq5.
 #
 # OUTDIR/wheels keeps the wheels. With WHEELS=OUTDIR/wheels a later run uses them, and no network at all.
 set -eu
@@ -57,13 +58,14 @@ mkdir "$work/source"
     tar -x -C "$work/source" --exclude=__pycache__
 /usr/bin/python3 -m venv "$work/venv"
 pip="$work/venv/bin/pip --quiet --disable-pip-version-check"
+farm="procrastinate>=3.10,<3.11 psycopg>=3.2,<4"
 if [ -n "${WHEELS:-}" ]; then
     cp "$WHEELS"/*.whl "$stage/wheels"
     rm -f "$stage"/wheels/dcd-*.whl
-    $pip wheel --no-index --find-links "$stage/wheels" -w "$stage/wheels" "$work/source[sbom,sign,web]"
+    $pip wheel --no-index --find-links "$stage/wheels" -w "$stage/wheels" "$work/source[sbom,sign,web]" $farm
 else
     $pip wheel -w "$stage/wheels" "setuptools>=77" wheel
-    $pip wheel --no-binary lxml -w "$stage/wheels" "$work/source[sbom,sign,web]"
+    $pip wheel --no-binary lxml -w "$stage/wheels" "$work/source[sbom,sign,web]" $farm
 fi
 
 (cd "$stage" && dpkg-buildpackage --build=binary --no-sign) >"$work/log" 2>&1 || {

@@ -31,7 +31,8 @@ def test_the_package_depends_on_recommends_and_suggests_the_tools_that_doctor_lo
     image = set(tools.packages(IMAGE_TOOLS))
     assert engine <= names("Depends")
     assert names("Recommends") == image - names("Depends") - ESSENTIAL
-    assert names("Suggests") == set(tools.packages([*OPTIONAL_TOOLS, *LAYER_TOOLS.values()]))
+    optional = set(tools.packages([*OPTIONAL_TOOLS, *LAYER_TOOLS.values()]))
+    assert names("Suggests") == {*optional, "libpq5"}, "libpq5 is for members of a farm"
 
 
 def test_package_and_project_have_the_same_version() -> None:
@@ -89,5 +90,10 @@ def test_the_unpacked_package_runs_on_the_systems_python(
             check=True,
         )
         assert result.stdout.startswith(f"usage: {program}")
+    farm = [home / "bin" / "python3", "-I", "-m", "dcd.main", "farm", "member", "list"]
+    asked = subprocess.run(
+        [*farm, "--database", f"host={tmp_path}"], capture_output=True, text=True
+    )
+    assert (asked.returncode, "cannot be reached" in asked.stderr) == (9, True), asked.stderr
     for page in ("man1/dcctl.1.gz", "man5/dcd.toml.5.gz", "man8/dcd.8.gz"):
         assert (tmp_path / "usr/share/man" / page).is_file()
