@@ -164,8 +164,7 @@ def explain(error: BaseException) -> DcdError:
     primary = cause.diag.message_primary if isinstance(cause, psycopg.Error) else None
     # Where OpenSSL has no reason, libpq's message contains arbitrary bytes.
     message = primary or str(cause)
-    told = "".join(each if each.isprintable() or each in "
-	" else "?" for each in message)
+    told = "".join(each if each.isprintable() or each in "\n\t" else "?" for each in message)
     details = told.strip() or type(cause).__name__
     if not state and (refused := why_refused(details, _user())):
         return Unavailable(refused[0], details, refused[1])
