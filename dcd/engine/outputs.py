@@ -182,10 +182,11 @@ class Outputs:
 
 
 def _host_of(state: BuildState, checkpoint: str, number: int) -> str:
-    """The member of the farm that ran an attempt; "" when only an event knows."""
+    """The member of the farm that ran an attempt; "" when only an event knows. Builds of an imported log have
+    one that was named at the import."""
     for record in state.checkpoints:
         if record.name == checkpoint and record.attempts == number:
-            return record.host
+            return record.host or state.host
     return ""
 
 

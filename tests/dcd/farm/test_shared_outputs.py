@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -110,6 +111,9 @@ def test_an_attempt_on_another_member_is_named_with_its_place(tmp_path: Path, of
         there.open_log(build(), "one", "1")
     assert failed.value.details == "it is not in the registry"
     assert failed.value.resolution == "ask there: ssh a dcctl logs b one --attempt 1"
+    imported = replace(build().checkpoints[0], host="")
+    with pytest.raises(NotFound, match="is on a"):
+        there.open_log(build(checkpoints=(imported,)), "one", "1")
     with pytest.raises(NotFound, match="is on a"):
         there.open_file(build(), "one", "1", "guest.log")
     running = build(Lifecycle.RUNNING)
