@@ -351,13 +351,13 @@ class Configuration:
     )
     submit: tuple[str, ...] = _setting(
         ("@dcd",),
-        "Role: submit builds; pause, resume, cancel and remove one's own builds. Includes "
+        "Role: submit builds; pause, resume, move, cancel and remove one's own builds. Includes "
         "`observe`.",
         reloads=True,
     )
     operate: tuple[str, ...] = _setting(
         (),
-        "Role: pause, resume, cancel and remove all builds. Includes `submit`.",
+        "Role: pause, resume, move, cancel and remove all builds. Includes `submit`.",
         reloads=True,
     )
     administer: tuple[str, ...] = _setting(
