@@ -409,7 +409,7 @@ def test_a_stranger_is_no_member(farm: Postgresql, here: EventLog) -> None:
     members.remove(farm.administrator, "gone")
     with pytest.raises(NotFound):
         members.remove(farm.administrator, "gone")
-    with pytest.raises(DcdError, match="refuses the connection"):
+    with pytest.raises(DcdError, match="does not know the role"):
         PostgresqlLog(farm.cluster.dsn(farm.name, "dcd-gone"), farm.directory)
 
 
