@@ -283,6 +283,8 @@ class Queue:
             with explained():
                 if self._connection is None:
                     self._connection = connect_to(self._dsn, self._farm)
+                    # The triggers of Procrastinate's tables name its tables without their schema.
+                    self._connection.execute(f"SET search_path = dcd, {SCHEMA}")
                 return self._seen(self._connection, driving)
         except DcdError:
             if self._connection is not None:
