@@ -22,6 +22,7 @@ from store.eventlog.postgresql.members import lost, members, placements
 from tests.conftest import Daemon
 from tests.dcd.farm import other_code
 from tests.dcd.farm.other_code import CODE
+from tests.network import Network
 from tests.postgresql import Cluster
 
 pytestmark = [pytest.mark.faults, pytest.mark.root, pytest.mark.daemon]
@@ -39,35 +40,6 @@ TWO = MANIFEST.replace(
 )
 
 
-def ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], check=True)
-
-
-class Network:
-    """A network between this host and a network namespace, of which the server is the only host."""
-
-    def __init__(self) -> None:
-        number = os.getpid() % 250
-        self.space, self.ours = f"dcdf-{os.getpid()}", f"dcdf{os.getpid()}"
-        self.server = f"198.19.{number}.2"
-        theirs = f"dcdg{os.getpid()}"
-        ip("netns", "add", self.space)
-        ip("link", "add", self.ours, "type", "veth", "peer", "name", theirs, "netns", self.space)
-        ip("address", "add", f"198.19.{number}.1/30", "dev", self.ours)
-        ip("-n", self.space, "address", "add", f"{self.server}/30", "dev", theirs)
-        ip("-n", self.space, "link", "set", theirs, "up")
-        self.join()
-
-    def join(self) -> None:
-        ip("link", "set", self.ours, "up")
-
-    def cut(self) -> None:
-        ip("link", "set", self.ours, "down")
-
-    def remove(self) -> None:
-        ip("netns", "delete", self.space)
-
-
 class Farm:
     """A database and two members: a, on the same host, and b, over a network; `more` are further settings
     of both."""
@@ -76,7 +48,7 @@ class Farm:
         self.cluster = cluster
         self.network = network
         with (cluster.data / "pg_hba.conf").open("a") as rules:
-            rules.write("host all all 198.19.0.0/16 trust\n")
+            rules.write(f"host all all {network.range} trust\n")
         self.serve()
         self.dsn = cluster.dsn("farm")
         with psycopg.connect(cluster.dsn(), autocommit=True) as connection:
