@@ -368,12 +368,12 @@ class Database:
             for each in sorted(self.members.values(), key=lambda each: each.host)
         ]
 
-    def runnable(self, role: str, given: dict[str, float]) -> list[Any]:
-        """What each runnable build looks like to the reconciler."""
+    def runnable(self, role: str, given: dict[str, Any]) -> list[Any]:
+        """What each runnable build, or the one that is given, looks like to the reconciler."""
         ago = self.now() - given["seconds"]
         found = []
         for name, build in self.unfinished.items():
-            if build.row["state"] not in RUNNABLE:
+            if build.row["state"] not in RUNNABLE or given["build"] not in (None, name):
                 continue
             job = self.jobs.of(name)
             fetched = job is not None and job.status == "doing"
@@ -442,6 +442,7 @@ STATEMENTS: dict[str, tuple[Callable[..., list[Any]], bool]] = {
     "SELECT * FROM events WHERE build = %s ORDER BY sequence": (Database.read_build, False),
     "SELECT position FROM head": (Database.head, False),
     "SELECT origin FROM farm": (Database.origin, False),
+    f"SET search_path = dcd, {queue.SCHEMA}": (lambda *_: [], False),
     "SELECT host FROM members WHERE role = session_user": (Database.host_of, False),
     members._LOST: (Database.lost, False),
     members._MEMBERS: (Database.all_members, False),
