@@ -19,16 +19,6 @@ GRANTED = (
 )
 """What members may do."""
 
-_NAMED_WITHOUT_SCHEMA = """
-    DO $$ DECLARE each regprocedure; BEGIN
-        FOR each IN SELECT oid FROM pg_proc WHERE pronamespace = '{schema}'::regnamespace LOOP
-            EXECUTE format('ALTER FUNCTION %s SET search_path = {schema}, pg_temp', each);
-        END LOOP;
-    END $$
-"""
-"""The functions name tables without their schema, and run for members that have another search path too: a
-trigger, when a member removes a job."""
-
 
 def create_queue(dsn: str) -> None:
     """Create the tables of the queue where they are missing, as an administrator, in the database of a farm.
@@ -47,7 +37,6 @@ def _create(connection: Connection) -> None:
     if connection.execute("SELECT to_regclass(%s)", [table]).fetchone() == (None,):
         manager = procrastinate.App(connector=procrastinate.PsycopgConnector()).schema_manager
         connection.execute(manager.get_schema())
-    connection.execute(_NAMED_WITHOUT_SCHEMA.format(schema=SCHEMA))
     for granted in GRANTED:
         statement = sql.SQL("GRANT " + granted + " TO {group}")
         connection.execute(statement.format(schema=schema, group=group))

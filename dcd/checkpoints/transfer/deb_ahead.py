@@ -37,10 +37,14 @@ def fetched_ahead(
     if store is None or not missing or not is_apart():
         yield
         return
+    waits, ready = os.pipe()
     child = os.fork()
     if child == 0:
-        _fetch_and_exit(context, store, place, host, sources, missing)
+        _fetch_and_exit(context, store, place, host, sources, missing, ready)
+    os.close(ready)
     try:
+        with os.fdopen(waits) as opened:
+            opened.read()
         yield
         if os.waitpid(child, os.WNOHANG) == (0, 0):
             context.report(Report(message="downloading the listed packages"))
@@ -59,9 +63,12 @@ def _fetch_and_exit(
     host: HostApt,
     sources: Sequence[Source],
     missing: Sequence[WantedFile],
+    ready: int,
 ) -> NoReturn:
+    """Close `ready` in a mount namespace that keeps the store, which the caller takes away from its own."""
     try:
         new_mount_namespace()
+        os.close(ready)
         apart = Place(place.root, place.aside / _DIRECTORY)
         apart.aside.mkdir()
         mount("tmpfs", apart.aside, "mode=711", NO_SUID | NO_DEVICES)
