@@ -20,6 +20,9 @@ TAIL_BYTES = 4 * 1024
 """Of a log longer than the first when it is opened, only so much of the end is read."""
 
 RETRY_SECONDS = 0.5
+TRIES_AFTER_END = 3
+"""How often an unreachable daemon is asked for the log of an attempt that has ended."""
+
 LAST_WORDS_SECONDS = 10.0
 """How long `end` waits for the last lines of an attempt that has ended."""
 
@@ -55,11 +58,14 @@ class LogLines:
         self._closed = True
 
     def _run(self) -> None:
-        offset, cut = self._begin()
         lines = _Lines()
+        offset, cut = -1, False
+        failed_after_end = 0
         while not self._closed:
             ended = self._ended.is_set()
             try:
+                if offset < 0:
+                    offset, cut = self._begin()
                 for piece in self._pieces(offset):
                     offset += len(piece)
                     for line in lines.feed(piece):
@@ -68,7 +74,8 @@ class LogLines:
                         cut = False
                 break
             except Unreachable:  # silent for long, or the daemon restarts
-                if ended:
+                failed_after_end += ended
+                if failed_after_end == TRIES_AFTER_END:
                     break
             except ClientError:
                 return  # removed, or a daemon without streams of logs
@@ -82,10 +89,7 @@ class LogLines:
 
     def _begin(self) -> tuple[int, bool]:
         """The offset at which to begin, and whether that is inside a line."""
-        try:
-            logs = request(self._socket_path, "GET", build_path(self._build, "logs"))["logs"]
-        except ClientError:
-            return 0, False
+        logs = request(self._socket_path, "GET", build_path(self._build, "logs"))["logs"]
         sizes = {(log["checkpoint"], log["attempt"]): log["size_bytes"] for log in logs}
         size_bytes = sizes.get(self.attempt, 0)
         return (size_bytes - TAIL_BYTES, True) if size_bytes > LATE_BYTES else (0, False)

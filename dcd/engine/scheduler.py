@@ -130,7 +130,7 @@ class Scheduler:
     def _starved(self) -> list[BuildState]:
         return [
             state
-            for state in self._builds.unfinished()
+            for state in self._builds.unfinished_here()
             if state.lifecycle is Lifecycle.PAUSED and state.cause == "no-space"
         ]
 

@@ -354,7 +354,7 @@ async def _put(app: procrastinate.App, missing: Situation, maker: str) -> None:
     )
     with contextlib.suppress(exceptions.AlreadyEnqueued):  # another member was faster
         await put.defer_async(build=missing.build, epoch=missing.epoch, maker=maker)
-        logger.info("queued", build=missing.build, queue=queue_of(missing))
+        logger.info("queued", build=missing.build)
 
 
 async def _drop_job(app: procrastinate.App, found: Situation) -> None:

@@ -9,6 +9,7 @@ Source: the OCI image and distribution specifications 1.1, "Guidelines for Artif
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -120,6 +121,8 @@ def read_manifest(content: bytes) -> SharedLayer:
         keys = (layer.key, layer.content, *([layer.parent] if layer.parent else ()))
         if not all(map(_KEY.fullmatch, keys)) or not _BUILD.fullmatch(layer.build):
             raise BadManifest("a key or digest in it is none")
+        if not (math.isfinite(layer.seconds) and layer.seconds >= 0):
+            raise BadManifest("it took no time")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BadManifest(f"it does not describe a layer: {type(error).__name__}") from error
     return layer

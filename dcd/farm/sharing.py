@@ -82,6 +82,9 @@ PUSHES = 2
 OFFER_SECONDS = 60.0
 """How long a submit may wait until its captured files are in the registry; then the build stays here."""
 
+MOST_BELOW = 200
+"""How many layers may come below one that a build lacks."""
+
 LEAST_PULL_SECONDS, MOST_PULL_SECONDS = 20.0, 3600.0
 """The bounds of the time for a layer to come; in between it is the time that it took to make."""
 
@@ -294,6 +297,8 @@ class SharedLayers:
         shared = read_manifest(found[1])
         if (shared.key, shared.backend) != (key, backend) or shared.parent in {key, *above}:
             raise BadManifest("it describes another layer than its tag")
+        if len(above) >= MOST_BELOW:
+            raise BadManifest("it stands on too many others")
         named = event_of(self._log, shared)
         if named is None and not self._is_believed(shared):
             raise _GivenUp("no event of the log names its content")
@@ -372,7 +377,7 @@ class SharedLayers:
             return True
         try:
             await asyncio.to_thread(fetch_inputs, *given)
-        except (Broken, OSError) as error:
+        except (_GivenUp, Broken, OSError) as error:
             self._link.report(f"captured files of a build do not come: {error}")
             return False
         except (DcdError, BadManifest) as error:

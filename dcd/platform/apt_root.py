@@ -53,6 +53,10 @@ _WANTED = re.compile(r"^'([^']+)' ([^\s/]+\.deb) ([0-9]+) SHA256:([0-9a-f]{64})$
 
 _OF_INDEX = ("REPO_URI", "RELEASE", "METAKEY")
 
+BESIDE_SCRIPTS = (*FILES, "SETPCAP")
+"""The capabilities of a download beside packages' scripts. The scripts have one less, so they cannot reach
+its files, the package store among them, by /proc. Source: ptrace(2), PTRACE_MODE_READ."""
+
 _NO_SOLUTION = 100
 """The exit status of apt-get after an error. Source: apt-get(8), "DIAGNOSTICS"."""
 
@@ -303,7 +307,7 @@ def download_files(environment: Environment, files: Sequence[WantedFile], direct
         env=environment,
         capture=True,
         log_errors=False,
-        start=partial(keep_only, FILES),
+        start=partial(keep_only, BESIDE_SCRIPTS),
     )
 
 

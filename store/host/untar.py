@@ -21,7 +21,7 @@ from store.host.tar import ATTRIBUTE, SOCKET, TYPE
 MOST_RECORDS_BYTES = 4 << 20
 """The size of the records of a member; an extended attribute has at most 64 KiB (xattr(7))."""
 
-MOST_AREAS = 4_000_000
+MOST_AREAS = 1_000_000
 """The parts of a sparse file."""
 
 _BLOCK_BYTES = 512

@@ -54,6 +54,9 @@ from store.layers.interface import ExpectedLayer, Layer, LayerRecord, LayerStore
 from store.layers.overlay import OverlayTrees
 from store.layers.walk import ESCAPED, OF_THE_HOST, OPAQUE, OVERLAY, REDIRECT
 
+MOST_ENTRIES = 2_000_000
+"""The entries that a manifest lists."""
+
 MOST_WHITEOUTS = 1_000_000
 """The entries of an overlay that hide another one; the manifest does not list them."""
 
@@ -126,6 +129,8 @@ def _unpack(tar: TarReader, workspace: Workspace, expected: ExpectedLayer) -> La
     text = unpacked(_part(tar, tar.next(), CONTENT, MOST_PACKED_BYTES))
     if text is None or hashlib.sha256(text).hexdigest() != expected.content:
         raise DamagedArchive("its content is another one")
+    if text.count(b"\n") > MOST_ENTRIES:
+        raise DamagedArchive("it has too many entries")
     moved = _moved(_part(tar, tar.next(), _RECORD, _MOST_RECORD_BYTES))
     found = ExpectedLayer(
         moved.record.key, moved.record.parent, moved.record.content, moved.backend

@@ -260,6 +260,8 @@ class Registry:
             raise CheckpointError(f"{self.server.host} sends no address", str(error)) from error
         if parts.scheme not in ("http", "https") or not parts.netloc:
             raise CheckpointError(f"{self.server.host} sends elsewhere: {parts.scheme}")
+        if (self.server.scheme, parts.scheme) == ("https", "http"):
+            raise CheckpointError(f"{self.server.host} sends to {parts.netloc}, without TLS")
         server = replace(self.server, scheme=parts.scheme, host=parts.netloc)
         return server, f"{parts.path}?{parts.query}" if parts.query else parts.path
 

@@ -168,6 +168,9 @@ BEGIN
     said := dcd_json(submitted.data);
     new_row.name := said->>'name';
     new_row.priority := coalesce((said->>'priority')::bigint, 0);
+    IF new_row.priority NOT BETWEEN -1000 AND 1000 THEN
+      RAISE EXCEPTION 'a priority is between -1000 and 1000' USING ERRCODE = 'DC004';
+    END IF;
     new_row.actor := submitted.actor;
     new_row.submitted_at := submitted.time;
     SELECT b.id INTO taken FROM builds b WHERE b.idempotency_key = new_row.idempotency_key;

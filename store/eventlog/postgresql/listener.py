@@ -7,7 +7,7 @@ import threading
 import psycopg
 
 from statemachine.errors import DcdError
-from store.eventlog.postgresql.connection import check, connect_to, explain
+from store.eventlog.postgresql.connection import Connection, check, connect_to, explain
 from store.eventlog.postgresql.writer import (
     FIRST_WAIT_SECONDS,
     LONGEST_WAIT_SECONDS,
@@ -49,9 +49,7 @@ class Listener:
                     wait = FIRST_WAIT_SECONDS
                     # What was committed before LISTEN was not notified.
                     self._writer.reached(position_of(connection))
-                    while not self._closing(None, connection.fileno()):
-                        for _ in connection.notifies(timeout=0):
-                            pass
+                    while not self._closing_before_news(connection):
                         self._writer.reached(position_of(connection))
                         if self._closing(SETTLE_SECONDS):
                             break
@@ -61,6 +59,14 @@ class Listener:
             if self._closing(wait):
                 return
             wait = min(2 * wait, LONGEST_WAIT_SECONDS)
+
+    def _closing_before_news(self, connection: Connection) -> bool:
+        """Wait for the end, or for a notification. Returns whether it is the end."""
+        # One that came during a statement is no input of the connection any more.
+        while not list(connection.notifies(timeout=0)):
+            if self._closing(None, connection.fileno()):
+                return True
+        return False
 
     def _closing(self, seconds: float | None, *others: int) -> bool:
         """Wait for the end, or for input from the `others`. Returns whether it is the end."""

@@ -196,6 +196,7 @@ def _forms() -> list[tuple[str, int | None, str]]:
 _LATER_COLUMNS = (
     "ALTER TABLE members ADD COLUMN IF NOT EXISTS clock_ahead_seconds double precision",
     "ALTER TABLE farm ADD COLUMN IF NOT EXISTS origin text NOT NULL DEFAULT ''",
+    "ALTER TABLE placements ADD COLUMN IF NOT EXISTS moves_to text",
 )
 """What tables of earlier revisions lack."""
 

@@ -115,6 +115,8 @@ def changed(**annotations: str) -> bytes:
         changed(build="b'; --"),
         changed(build="b\0"),
         changed(seconds="long"),
+        changed(seconds="nan"),
+        changed(seconds="-1"),
         SHARED.manifest().replace(b'"size":7', b'"size":-1'),
         SHARED.manifest().replace(b'"size":7', b'"size":true'),
         SHARED.manifest().replace(b"sha256:" + OTHER.encode(), b"md5:1"),

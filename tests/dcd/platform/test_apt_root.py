@@ -3,8 +3,10 @@
 import hashlib
 import os
 import signal
+import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from dcd.platform import apt_root
 from dcd.platform.apt import Source, host_apt
 from dcd.platform.apt_root import (
     ARCHIVES,
+    BESIDE_SCRIPTS,
     LISTS,
     Environment,
     Place,
@@ -28,6 +31,7 @@ from dcd.platform.apt_root import (
     wanted_files,
 )
 from statemachine.errors import CheckpointError, Unprepared
+from store.host.capabilities import CHROOT, FILES, keep_only
 from store.host.process import ToolFailed
 
 pytestmark = pytest.mark.slow
@@ -245,3 +249,20 @@ def test_links_of_the_image_do_not_lead_apt_out_of_it(
     with at_work(root, [Source(stocked.uri, "test", trusted=True)]) as (_, online):
         update(online, [])
     assert list(outside.iterdir()) == []
+
+
+def test_a_script_cannot_look_into_a_download_beside_it() -> None:
+    def sees(capabilities: Sequence[str]) -> bool:
+        """Whether a program with the capabilities of scripts sees the root of one with these."""
+        with subprocess.Popen(
+            ["cat"], stdin=-1, preexec_fn=partial(keep_only, capabilities)
+        ) as other:
+            looking = ["readlink", f"/proc/{other.pid}/root"]
+            looked = subprocess.run(
+                looking, capture_output=True, preexec_fn=partial(keep_only, CHROOT), check=False
+            )
+            other.communicate()
+        return looked.returncode == 0
+
+    assert sees(FILES)
+    assert not sees(BESIDE_SCRIPTS)

@@ -126,10 +126,21 @@ def test_a_host_that_was_removed_and_added_again_goes_on_without_a_restart(
         assert len(log.read()) == 2
 
 
+def columns(farm: Postgresql) -> set[tuple[str, ...]]:
+    """The columns of all tables, without their order."""
+    with psycopg.connect(farm.administrator) as connection:
+        query = """SELECT table_name, column_name, data_type, is_nullable
+            FROM information_schema.columns WHERE table_schema = 'dcd'"""
+        return set(connection.execute(query).fetchall())
+
+
 def test_init_brings_a_database_of_the_first_revision_to_this_one(farm: Postgresql) -> None:
+    present = columns(farm)
     run(
         farm,
         "ALTER TABLE dcd.members DROP COLUMN clock_ahead_seconds",
+        "ALTER TABLE dcd.farm DROP COLUMN origin",
+        "ALTER TABLE dcd.placements DROP COLUMN moves_to",
         "DROP FUNCTION dcd.dcd_heartbeat",
         "UPDATE dcd.farm SET revision = 1",
     )
@@ -137,6 +148,7 @@ def test_init_brings_a_database_of_the_first_revision_to_this_one(farm: Postgres
         farm.open()
     assert "dcd farm init" in caught.value.resolution
     assert init(farm.administrator) is False
+    assert columns(farm) == present
     with farm.open(), connect(farm.dsn) as mine:
         members.heartbeat(mine, 10, [], "1.0")
 

@@ -324,6 +324,18 @@ def test_a_build_has_an_id_that_a_directory_can_have(stolen: Any, build: str) ->
     assert refused(stolen, build, None, 0, made("CancelRequested", "{}")) == "DC004"
 
 
+def test_a_priority_that_the_queue_cannot_hold_is_refused(stolen: Any, submission: Any) -> None:
+    """No member could make the job of the build, nor those of the builds after it."""
+    part = Part("b2", 0, (submission(priority=10**12),))
+    sent = prepare(Request((), Actor(), NOW), part, None).sent
+    row = sent["row"] | {"idempotency_key": None}
+    with pytest.raises(psycopg.Error, match="a priority is between"):
+        stolen.execute(
+            "SELECT dcd_append('b2', NULL, 0, %s, %s, '[]')",
+            [json.dumps(sent["events"]), json.dumps(row)],
+        )
+
+
 @pytest.mark.parametrize(
     "forged",
     [
