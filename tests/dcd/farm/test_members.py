@@ -382,6 +382,8 @@ def test_the_build_of_a_killed_member_is_continued_by_another(farm: Farm) -> Non
 
 
 def test_the_log_has_no_gaps_and_epochs_only_grow(farm: Farm) -> None:
+    build = farm.submit(0.1)
+    farm.until(lambda: farm.state(build) == "completed")
     assert farm.rows("SELECT count(*) = max(position) FROM events") == [(True,)]
     gaps = "SELECT build FROM events GROUP BY build HAVING count(*) <> max(sequence)"
     assert farm.rows(gaps) == []

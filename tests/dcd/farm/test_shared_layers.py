@@ -124,6 +124,7 @@ def test_a_layer_with_another_byte_is_refused_and_made_again(servers: Servers) -
 
 
 def test_layers_that_no_build_names_any_more_leave_the_registry(servers: Servers) -> None:
+    servers.share("four")
     known = set(servers.registry.tags())
     servers.both[1].ctl("gc")
     assert set(servers.registry.tags()) == known, "they are of builds of another server"
@@ -136,11 +137,13 @@ def test_layers_that_no_build_names_any_more_leave_the_registry(servers: Servers
 def test_a_build_completes_while_the_registry_dies_and_the_next_ones_without_it(
     servers: Servers,
 ) -> None:
+    servers.share("five")
+    servers.run(1, "five")
     build = servers.submit(0, "three")
     servers.both[0].wait_for_event(build, "CheckpointStarted")
     servers.registry.kill()
     assert servers.both[0].wait(build)["state"] == "completed"
     servers.until(lambda: servers.check(0)["status"] == "warning")
-    assert servers.run(1, "one") == {"quick": "reused", "slow": "reused"}
+    assert servers.run(1, "five") == {"quick": "reused", "slow": "reused"}
     assert servers.run(1, "three") == {"quick": "reused", "slow": "completed"}
     assert "Traceback" not in "".join(each.log.read_text() for each in servers.both)
