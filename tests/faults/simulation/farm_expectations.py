@@ -213,7 +213,7 @@ class FarmExpectations:
     def check_end(self) -> None:
         """Every build has ended: nothing of it is left anywhere."""
         left = [(build.id, build.state, build.owner) for build in self.living]
-        expect(left == [], "not all comes to its end", left)
+        expect(left == [], "every build ends", left)
         jobs = [vars(job) for job in self.farm.database.jobs.rows.values()]
         expect(jobs == [], "no job is left of a build that has ended", jobs)
         problems = self.farm.members[next(iter(self.farm.members))].log.verify_all()  # type: ignore[union-attr]

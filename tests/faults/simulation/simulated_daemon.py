@@ -31,6 +31,7 @@ from simulated_parts import (
     Killed,
     SimulatedArtifacts,
     SimulatedLayers,
+    run_attempt,
 )
 
 from dcd.api.schemas import BuildView
@@ -53,7 +54,6 @@ from dcd.planner.client import HERE
 from dcd.planning import ingredients
 from dcd.planning import plan as planning
 from dcd.worker.launch import Ending
-from dcd.worker.messages import Cancelled
 from statemachine.build import ENDED, Lifecycle
 from store.blobs import Blobs
 from store.eventlog import SqliteLog
@@ -261,18 +261,9 @@ class World:
             raise LogFull("the disk of the event log is full")
 
     async def _run_attempt(self, start: Any, *, stop: asyncio.Event, **_: Any) -> Ending:
-        (order,) = start.args
-        root = self._launcher.layers.opened(order.workspace).root
-        attempt = Attempt(order, root, self._loop.create_future())
-        self.attempts.append(attempt)
-        stopping = asyncio.ensure_future(stop.wait())
-        try:
-            self._begin_attempt(attempt)
-            await asyncio.wait({attempt.verdict, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            stopping.cancel()
-            self.attempts.remove(attempt)
-        return attempt.verdict.result() if attempt.verdict.done() else Ending(Cancelled(), 1.0)
+        return await run_attempt(
+            self.attempts, self._launcher.layers, self._begin_attempt, start, stop
+        )
 
     def _begin_attempt(self, attempt: Attempt) -> None:
         try:

@@ -137,7 +137,7 @@ class Farm:
         heapq.heappush(self._timers, (when, next(self._numbers), do))
 
     def run(self, seconds: float = 0.0, jobs: float = float("inf")) -> None:
-        """Let so much time pass. With `jobs`, at most so many jobs are done, and then time stands still."""
+        """Run the farm for `seconds`, or until `jobs` jobs are done."""
         until = self.seconds + seconds
         while True:
             while self.awake:

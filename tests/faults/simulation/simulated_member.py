@@ -18,6 +18,7 @@ from simulated_parts import (
     Killed,
     SimulatedArtifacts,
     SimulatedLayers,
+    run_attempt,
 )
 from simulated_queue import START, Connector
 
@@ -33,7 +34,6 @@ from dcd.farm.scheduler import FarmScheduler
 from dcd.launcher.orders import Bounds
 from dcd.planner.client import HERE
 from dcd.worker.launch import Ending
-from dcd.worker.messages import Cancelled
 from statemachine.errors import DcdError
 from store.blobs import Blobs
 from store.eventlog.postgresql.connection import explain
@@ -379,24 +379,17 @@ class Member:
         return [each[1:] for each in taken]
 
     async def run_attempt(self, start: Any, *, stop: asyncio.Event, **_: Any) -> Ending:
-        """In the place of `dcd.worker.launch.run_attempt`."""
-        (order,) = start.args
-        root = self.launcher.layers.opened(order.workspace).root
-        attempt = Attempt(order, root, self.loop.create_future())
-        self.attempts.append(attempt)
-        stopping = asyncio.ensure_future(stop.wait())
+        """See `simulated_parts.run_attempt`."""
+        return await run_attempt(
+            self.attempts, self.launcher.layers, self._begin_attempt, start, stop
+        )
+
+    def _begin_attempt(self, attempt: Attempt) -> None:
+        attempt.begin()
         try:
-            attempt.begin()
-            try:
-                self.farm.began(self, attempt)
-            except AssertionError as error:  # the engine would take it for its own
-                self.farm.problems.append(error)
-            await asyncio.wait({attempt.verdict, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            stopping.cancel()
-            if attempt in self.attempts:
-                self.attempts.remove(attempt)
-        return attempt.verdict.result() if attempt.verdict.done() else Ending(Cancelled(), 1.0)
+            self.farm.began(self, attempt)
+        except AssertionError as error:  # the engine would take it for its own
+            self.farm.problems.append(error)
 
     def end(self, attempt: Attempt, outcome: str = "completed") -> None:
         """Let the worker of an attempt end; a frozen daemon hears of it later."""

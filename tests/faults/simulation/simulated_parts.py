@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from dcd.launcher.orders import AttemptOrder
 from dcd.worker.launch import Ending
-from dcd.worker.messages import Completed, Died, Failed
+from dcd.worker.messages import Cancelled, Completed, Died, Failed
 from statemachine.results import Artifact, ErrorInfo
 from store.artifacts import Artifacts
 from store.host.durable import reporting_disk_full
@@ -90,6 +90,29 @@ class Attempt:
         path.write_bytes(content)
         digest = hashlib.sha256(content).hexdigest()
         return (Artifact("image.iso", "media/image.iso", "iso", len(content), digest),)
+
+
+async def run_attempt(
+    attempts: list[Attempt],
+    layers: LayerDirectory,
+    begin: Callable[[Attempt], None],
+    start: Any,
+    stop: asyncio.Event,
+) -> Ending:
+    """In the place of `dcd.worker.launch.run_attempt`: an attempt is one of `attempts` while it runs."""
+    (order,) = start.args
+    root = layers.opened(order.workspace).root
+    attempt = Attempt(order, root, asyncio.get_running_loop().create_future())
+    attempts.append(attempt)
+    stopping = asyncio.ensure_future(stop.wait())
+    try:
+        begin(attempt)
+        await asyncio.wait({attempt.verdict, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stopping.cancel()
+        if attempt in attempts:
+            attempts.remove(attempt)
+    return attempt.verdict.result() if attempt.verdict.done() else Ending(Cancelled(), 1.0)
 
 
 class Jobs(ThreadPoolExecutor):

@@ -19,14 +19,14 @@ from xml.sax.saxutils import escape
 import pytest
 import simulated_mirror
 from expectations import ENDED, Broken, Expectations, Manifest, Wish
-from hypothesis import HealthCheck, Phase, seed, settings
+from histories import run_histories
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
     invariant,
     rule,
-    run_state_machine_as_test,
 )
 from simulated_daemon import World
 from simulated_parts import PLENTY
@@ -341,7 +341,7 @@ class Histories(RuleBasedStateMachine):
             self.seen.check_at_rest()
 
     def teardown(self) -> None:
-        """Whatever happened, everything comes to its end when people and the disk let it."""
+        """Whatever happened, every build ends when people and the disk let it."""
         try:
             if sys.exception() is None and hasattr(self, "seen"):
                 self.drain()
@@ -367,7 +367,7 @@ class Histories(RuleBasedStateMachine):
             self.live()
         self.what_always_holds()
         left = [(build.id, build.state) for build in self.seen.living()]
-        assert left == [], "not all comes to its end"
+        assert left == [], "every build ends"
         self.collect_garbage(True)
         self.live()
         self.seen.check_log()
@@ -381,17 +381,7 @@ def look_for_trouble(template: Path, chance: int | None = None, **profile: Any) 
         pass
 
     Here.template = template
-    run_state_machine_as_test(
-        Here if chance is None else seed(chance)(Here),
-        settings=settings(
-            BOUNDED,
-            deadline=None,
-            database=None,
-            print_blob=True,
-            suppress_health_check=list(HealthCheck),
-            **profile,
-        ),
-    )
+    run_histories(Here, BOUNDED, chance, **profile)
 
 
 BOUNDED = settings(max_examples=40, stateful_step_count=40, derandomize=True)

@@ -17,14 +17,14 @@ from typing import Any
 import pytest
 from expectations import Manifest
 from farm_expectations import FarmExpectations
-from hypothesis import HealthCheck, Phase, seed, settings
+from histories import run_histories
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
     invariant,
     rule,
-    run_state_machine_as_test,
 )
 from simulated_farm import Farm
 from simulated_member import Member
@@ -39,7 +39,7 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(1800)]
 LOST_SECONDS = 30.0
 HOSTS = {"a": ("kvm",), "b": ("kvm", "rack:1"), "c": ()}
 PLACED = ((), (), (), ("kvm",), ("rack:1",), ("moon",))
-"""Labels that builds ask for; nobody has the moon."""
+"""Labels that builds ask for; no host has `moon`."""
 MANIFESTS: tuple[Manifest, ...] = ((ONE, TWO, ISO), (ONE, TWO), (ONE,))
 SOMEBODY = Actor(uid=1000, gid=1000)
 
@@ -228,7 +228,7 @@ class Histories(RuleBasedStateMachine):
         self.seen.check_at_rest()
 
     def teardown(self) -> None:
-        """Whatever happened, everything comes to its end when people and the network let it."""
+        """Whatever happened, every build ends when people and the network let it."""
         try:
             if sys.exception() is None and hasattr(self, "seen"):
                 self.heal()
@@ -266,17 +266,7 @@ def look_for_trouble(chance: int | None = None, **profile: Any) -> None:
     class Here(Histories):
         pass
 
-    run_state_machine_as_test(
-        Here if chance is None else seed(chance)(Here),
-        settings=settings(
-            BOUNDED,
-            deadline=None,
-            database=None,
-            print_blob=True,
-            suppress_health_check=list(HealthCheck),
-            **profile,
-        ),
-    )
+    run_histories(Here, BOUNDED, chance, **profile)
 
 
 BOUNDED = settings(max_examples=8, stateful_step_count=25, derandomize=True)

@@ -99,7 +99,7 @@ def there(simulated: Database, tmp_path: Path) -> Iterator[EventLog]:
 def test_both_databases_call_the_same_members_lost(
     farm: Postgresql, submission: Any, append: Any
 ) -> None:
-    """At random: who has beaten when, and who owns builds."""
+    """Heartbeats and owners of builds are random."""
     chance = random.Random(0)
     hosts = ("here", "there", "third")
     members.add(farm.administrator, "third", ["amd64"])
@@ -148,7 +148,7 @@ def asked(connection: Any, seconds: float) -> list[str]:
 
 
 def test_both_queues_hand_out_the_same_jobs(farm: Postgresql) -> None:
-    """At random, with Procrastinate's own functions: jobs are deferred, fetched, and ended by anybody."""
+    """Random calls of Procrastinate's own functions: any member defers, fetches and ends jobs."""
     create_queue(farm.administrator)
     chance = random.Random(0)
     jobs = Jobs(lambda: 0.0)

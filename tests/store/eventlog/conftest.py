@@ -1,6 +1,7 @@
 """Real logs on disk, plans to submit, and a build that is driven through its log."""
 
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -86,6 +87,14 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "events.db"
 
 
+def until(holds: Callable[[], bool]) -> None:
+    """Wait until it holds."""
+    deadline = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 @dataclass(frozen=True)
 class Sqlite:
     """A log in a file."""
@@ -125,6 +134,12 @@ class Postgresql:
 
     def open(self, on_commit: OnCommit | None = None) -> EventLog:
         return PostgresqlLog(self.dsn, self.directory, on_commit)
+
+    def run(self, *statements: str) -> None:
+        """Run SQL as the administrator."""
+        with psycopg.connect(self.administrator, autocommit=True) as connection:
+            for statement in statements:
+                connection.execute(statement)
 
     def forge(self, statement: str) -> None:
         """Run SQL as somebody who knows the triggers."""

@@ -4,7 +4,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -23,23 +22,10 @@ from store.eventlog.postgresql.log import PostgresqlLog
 from store.eventlog.postgresql.members import add
 from store.eventlog.postgresql.writer import PostgresqlWriter
 from tests.postgresql import Cluster, program
-from tests.store.eventlog.conftest import Postgresql
+from tests.store.eventlog.conftest import Postgresql, until
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 Append = Callable[..., list[Event]]
-
-
-def run(farm: Postgresql, *statements: str) -> None:
-    with psycopg.connect(farm.administrator, autocommit=True) as connection:
-        for statement in statements:
-            connection.execute(statement)
-
-
-def wait_until(done: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not done():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 @pytest.fixture
@@ -65,7 +51,7 @@ def test_a_database_that_may_lose_events_is_refused(own: Postgresql, setting: st
 def test_nor_does_it_lose_events_when_the_setting_changes_later(
     farm: Postgresql, submission: Any, append: Append
 ) -> None:
-    run(farm, 'ALTER ROLE "dcd-here" SET application_name = dcd')
+    farm.run('ALTER ROLE "dcd-here" SET application_name = dcd')
     with farm.open() as log:
         append(log, "b1", 0, submission())
         assert isinstance(log._writer._connection, psycopg.Connection)
@@ -93,7 +79,7 @@ def test_a_database_of_another_kind_is_refused(
     farm: Postgresql, statement: str, brief: str
 ) -> None:
     farm.open().close()
-    run(farm, statement)
+    farm.run(statement)
     with pytest.raises(LogDamaged, match=brief) as caught:
         farm.open()
     assert caught.value.resolution
@@ -118,7 +104,7 @@ def test_a_database_restored_from_an_older_backup_is_noticed(
         append(log, "b1", 0, submission())
         append(log, "b1", 1, PauseRequested("c1"))
     farm.forge("DELETE FROM events WHERE position = 2")
-    run(farm, "UPDATE dcd.head SET position = 1")
+    farm.run("UPDATE dcd.head SET position = 1")
     with farm.open() as log:
         assert log.lost == 1
 
@@ -136,7 +122,7 @@ def test_a_dump_of_the_database_is_restored_under_another_name(
         ).stdout
         append(log, "b1", 1, PauseRequested("c1"))
     name = f"{farm.name}_restored"
-    run(farm, f"CREATE DATABASE {name} TEMPLATE template0")
+    farm.run(f"CREATE DATABASE {name} TEMPLATE template0")
     restored = Postgresql(farm.cluster, name, tmp_path)
     try:
         subprocess.run(
@@ -153,7 +139,7 @@ def test_a_dump_of_the_database_is_restored_under_another_name(
             append(log, "b1", 1, PauseRequested("c2"))
             assert log.take("b1", "here") == 1
     finally:
-        run(farm, f"DROP DATABASE {name} WITH (FORCE)")
+        farm.run(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 def test_a_read_only_database_refuses_appends(
@@ -170,7 +156,7 @@ def test_a_read_only_database_refuses_appends(
         connection.execute("SET default_transaction_read_only = off")
         append(log, "b1", 1, PauseRequested("c1"))
         assert log.trouble is None
-    run(farm, f"ALTER DATABASE {farm.name} SET default_transaction_read_only = on")
+    farm.run(f"ALTER DATABASE {farm.name} SET default_transaction_read_only = on")
     with pytest.raises(Unavailable, match="read-only"):
         farm.open()
 
@@ -179,8 +165,7 @@ def test_a_full_disk_of_the_database_is_reported_as_one(
     farm: Postgresql, submission: Any, append: Append
 ) -> None:
     with farm.open() as log:
-        run(
-            farm,
+        farm.run(
             "CREATE FUNCTION dcd.is_full() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
             " RAISE EXCEPTION 'could not extend file' USING ERRCODE = '53100'; END $$",
             "CREATE TRIGGER is_full BEFORE INSERT ON dcd.events EXECUTE FUNCTION dcd.is_full()",
@@ -188,7 +173,7 @@ def test_a_full_disk_of_the_database_is_reported_as_one(
         with pytest.raises(LogFull, match="disk of the farm's database is full"):
             append(log, "b1", 0, submission())
         assert isinstance(log.trouble, LogFull)
-        run(farm, "DROP TRIGGER is_full ON dcd.events")
+        farm.run("DROP TRIGGER is_full ON dcd.events")
         append(log, "b1", 0, submission())
         assert log.trouble is None
 
@@ -219,8 +204,7 @@ def test_a_connection_that_was_closed_is_made_again(
     with farm.open() as log:
         append(log, "b1", 0, submission())
         log.read()
-        run(
-            farm,
+        farm.run(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
             " WHERE usename = 'dcd-here' AND datname = current_database()",
         )
@@ -334,7 +318,7 @@ def test_while_the_database_is_down_commands_are_refused_and_what_was_sent_waits
         append(log, "b1", 0, submission())
         monkeypatch.setattr(PostgresqlWriter, "_sent", crash)
         waiting: Future[Any] = log.append("b1", 1, [PauseRequested("c1")], Actor(), NOW)
-        wait_until(lambda: log.trouble is not None)
+        until(lambda: log.trouble is not None)
         with pytest.raises(Unavailable, match="cannot be reached"):
             append(log, "b2", 0, submission())
         with pytest.raises(Unavailable, match="cannot be reached"):
@@ -350,11 +334,11 @@ def test_an_outage_is_seen_and_forgotten_without_an_append(
 ) -> None:
     with own.open() as log, own.open() as other:
         own.cluster.stop(signal.SIGQUIT)
-        wait_until(lambda: log.trouble is not None)
+        until(lambda: log.trouble is not None)
         own.cluster.start()
-        wait_until(lambda: log.trouble is None)
+        until(lambda: log.trouble is None)
         append(other, "b1", 0, submission())
-        wait_until(lambda: log.position == 1)
+        until(lambda: log.position == 1)
 
 
 def test_a_log_ends_while_the_database_is_down(

@@ -14,22 +14,9 @@ from store.eventlog import LogDamaged
 from store.eventlog.postgresql import members
 from store.eventlog.postgresql.administration import init
 from store.eventlog.postgresql.connection import connect, connect_to, explain
-from tests.store.eventlog.conftest import Postgresql
+from tests.store.eventlog.conftest import Postgresql, until
 
 Append = Callable[..., list[Event]]
-
-
-def run(farm: Postgresql, *statements: str) -> None:
-    with psycopg.connect(farm.administrator, autocommit=True) as connection:
-        for statement in statements:
-            connection.execute(statement)
-
-
-def until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 LOSE = (
@@ -42,12 +29,12 @@ LOSE = (
 def test_a_database_that_takes_no_more_connections_says_so_and_not_that_it_is_the_wrong_one(
     farm: Postgresql,
 ) -> None:
-    run(farm, 'ALTER ROLE "dcd-here" CONNECTION LIMIT 0')
+    farm.run('ALTER ROLE "dcd-here" CONNECTION LIMIT 0')
     try:
         with pytest.raises(Unavailable, match="takes no more connections") as caught:
             farm.open()
     finally:
-        run(farm, 'ALTER ROLE "dcd-here" CONNECTION LIMIT -1')
+        farm.run('ALTER ROLE "dcd-here" CONNECTION LIMIT -1')
     assert "max_connections" in caught.value.resolution
 
 
@@ -76,8 +63,7 @@ def test_a_database_that_is_another_one_meanwhile_is_neither_read_nor_written(
 ) -> None:
     with farm.open() as log:
         append(log, "b1", 0, submission())
-        run(
-            farm,
+        farm.run(
             "UPDATE dcd.farm SET id = 'another'",
             LOSE,
         )
@@ -99,12 +85,12 @@ def test_a_database_that_has_become_unsafe_is_noticed_before_anything_is_sent(
         append(log, "b1", 0, submission())
         unsafe = 'ALTER ROLE "dcd-here" SET synchronous_commit = off'
         try:
-            run(farm, unsafe, LOSE)
+            farm.run(unsafe, LOSE)
             until(lambda: log.trouble is not None and "may lose" in log.trouble.brief)
             with pytest.raises(Unavailable, match="may lose"):
                 append(log, "b1", 1, PauseRequested("c1"))
         finally:
-            run(farm, 'ALTER ROLE "dcd-here" RESET ALL')
+            farm.run('ALTER ROLE "dcd-here" RESET ALL')
         until(lambda: log.trouble is None)
         append(log, "b1", 1, PauseRequested("c1"))
 
@@ -136,8 +122,7 @@ def columns(farm: Postgresql) -> set[tuple[str, ...]]:
 
 def test_init_brings_a_database_of_the_first_revision_to_this_one(farm: Postgresql) -> None:
     present = columns(farm)
-    run(
-        farm,
+    farm.run(
         "ALTER TABLE dcd.members DROP COLUMN clock_ahead_seconds",
         "ALTER TABLE dcd.farm DROP COLUMN origin",
         "ALTER TABLE dcd.placements DROP COLUMN moves_to",

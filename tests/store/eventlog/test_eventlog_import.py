@@ -4,7 +4,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 
 from statemachine.errors import NotFound, Refused
@@ -15,11 +14,6 @@ from store.eventlog.postgresql.administration import import_log
 from store.eventlog.postgresql.connection import connect
 from store.eventlog.postgresql.members import lost, placements
 from tests.store.eventlog.conftest import Postgresql
-
-
-def run(farm: Postgresql, statement: str) -> None:
-    with psycopg.connect(farm.administrator, autocommit=True) as connection:
-        connection.execute(statement)
 
 
 def test_a_log_in_sqlite_becomes_that_of_a_farm(
@@ -59,12 +53,12 @@ def test_builds_of_an_imported_log_belong_to_the_host_that_made_them(
         ["host:here"],
     ]
     heard = "UPDATE dcd.members SET seen_at = '{}', unbroken_since = '-infinity' WHERE host = '{}'"
-    run(farm, heard.format("infinity", "there"))
+    farm.run(heard.format("infinity", "there"))
     with farm.open() as log, connect(farm.administrator) as there:
         assert log.origin == "here"
         there.execute("SET SESSION AUTHORIZATION 'dcd-there'")
         assert lost(there, 0.0) == []
-        run(farm, heard.format("-infinity", "here"))
+        farm.run(heard.format("-infinity", "here"))
         assert lost(there, 0.0) == ["here"]
 
 
