@@ -22,20 +22,9 @@ from tests.dcd.checkpoints.publishing import (
     published,
     serving,
 )
+from tests.docker_registry import registry_command
 
 pytestmark = pytest.mark.slow
-
-CONFIG = """version: 0.1
-storage:
-  filesystem:
-    rootdirectory: {directory}
-http:
-  addr: 127.0.0.1:{port}
-auth:
-  htpasswd:
-    realm: test
-    path: {directory}/users
-"""
 
 LAYER = bytes(range(256)) * 12288
 """3 MiB."""
@@ -52,17 +41,7 @@ def prompt(monkeypatch: pytest.MonkeyPatch) -> None:
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """A registry that takes `me` with the password `word`."""
     directory = tmp_path_factory.mktemp("registry")
-    # A bcrypt hash of `word`.
-    (directory / "users").write_text(
-        "me:$2y$05$abcdefghijklmnopqrstuuQDoL5Sa/TtfS/XN4AY/jgq.HBbO1BTu\n"
-    )
-    config = directory / "config.yml"
-
-    def command(port: int) -> list[Path | str]:
-        config.write_text(CONFIG.format(directory=directory, port=port))
-        return ["docker-registry", "serve", config]
-
-    with serving(command) as port:
+    with serving(registry_command(directory, deletes=False)) as port:
         yield port
 
 

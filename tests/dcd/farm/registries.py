@@ -10,23 +10,7 @@ from typing import Any
 
 from dcd.platform.publishing.http import Piece
 from tests.dcd.checkpoints.publishing import answers, free_port
-
-CONFIG = """version: 0.1
-storage:
-  filesystem:
-    rootdirectory: {directory}
-  delete:
-    enabled: true
-http:
-  addr: 127.0.0.1:{port}
-auth:
-  htpasswd:
-    realm: test
-    path: {directory}/users
-"""
-
-USERS = "me:$2y$05$abcdefghijklmnopqrstuuQDoL5Sa/TtfS/XN4AY/jgq.HBbO1BTu\n"
-"""A bcrypt hash of `word`."""
+from tests.docker_registry import registry_command
 
 
 @dataclass
@@ -42,15 +26,11 @@ class RunningRegistry:
         return f"http://127.0.0.1:{self.port}/dcd"
 
     def start(self) -> None:
-        (self.directory / "users").write_text(USERS)
-        config = self.directory / "config.yml"
+        command = registry_command(self.directory)
         for _ in range(5):
             self.port = self.port or free_port()
-            config.write_text(CONFIG.format(directory=self.directory, port=self.port))
             self.process = subprocess.Popen(
-                ["docker-registry", "serve", config],
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
+                command(self.port), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
             )
             if answers(self.process, self.port):
                 return

@@ -13,32 +13,16 @@ from dcd.platform.publishing.http import Answer, Broken, Piece, Server, Texts
 from dcd.platform.publishing.registry import Registry
 from statemachine.errors import CheckpointError
 from tests.dcd.checkpoints.publishing import Faulty, faulty, serving
+from tests.docker_registry import registry_command
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 CONTENT = bytes(range(251)) * 8192
 """2 MiB."""
 
-CONFIG = """version: 0.1
-storage:
-  filesystem:
-    rootdirectory: {directory}
-  delete:
-    enabled: true
-http:
-  addr: 127.0.0.1:{port}
-"""
-
 
 @pytest.fixture(scope="module")
 def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    directory = tmp_path_factory.mktemp("registry")
-    config = directory / "config.yml"
-
-    def command(port: int) -> list[Path | str]:
-        config.write_text(CONFIG.format(directory=directory, port=port))
-        return ["docker-registry", "serve", config]
-
-    with serving(command) as port:
+    with serving(registry_command(tmp_path_factory.mktemp("registry"), login=False)) as port:
         yield port
 
 
