@@ -13,7 +13,6 @@ from pathlib import Path
 
 from dcd.engine.stores import Stores
 from dcd.farm.shared_layers import (
-    MANIFEST,
     BadManifest,
     BlobOf,
     inputs_manifest,
@@ -22,7 +21,7 @@ from dcd.farm.shared_layers import (
     read_inputs,
 )
 from dcd.platform.publishing.http import Piece
-from dcd.platform.publishing.registry import Registry
+from dcd.platform.publishing.registry import MANIFEST, Registry
 from statemachine.plan import Locked
 
 YOUNG_SECONDS = 86400.0

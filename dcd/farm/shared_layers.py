@@ -15,12 +15,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dcd.platform.publishing.registry import EMPTY
+from dcd.platform.publishing.registry import EMPTY_CONFIG, MANIFEST
 
 LAYER = "application/vnd.dcd.layer.v1+tar+zstd"
 PACKAGE = "application/vnd.dcd.package.v1"
 INPUT = "application/vnd.dcd.input.v1"
-MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 MOST_BLOBS = 20_000
 
 _PREFIX, _OFFERED = "io.dcd.layer.", "io.dcd.inputs.offered"
@@ -100,11 +99,6 @@ def key_of_tag(tag: str) -> str | None:
     return found[1] if found else None
 
 
-def digest_of(content: bytes) -> str:
-    """The digest as registries write it."""
-    return f"sha256:{hashlib.sha256(content).hexdigest()}"
-
-
 def read_manifest(content: bytes) -> SharedLayer:
     """The layer in a manifest. Raises BadManifest."""
     try:
@@ -138,11 +132,7 @@ def artifact_manifest(
         "schemaVersion": 2,
         "mediaType": MANIFEST,
         "artifactType": kind,
-        "config": {
-            "mediaType": "application/vnd.oci.empty.v1+json",
-            "digest": digest_of(EMPTY),
-            "size": len(EMPTY),
-        },
+        "config": EMPTY_CONFIG,
         "layers": [
             {"mediaType": media_type, "digest": blob.digest, "size": blob.size_bytes}
             | ({"annotations": dict(more)} if more else {})

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from dcd.engine.sharing import SharedOutput
-from dcd.farm.shared_layers import MANIFEST, BadManifest, BlobOf, artifact_manifest, read_blob
+from dcd.farm.shared_layers import BadManifest, BlobOf, artifact_manifest, read_blob
 from dcd.platform.publishing.http import Piece
-from dcd.platform.publishing.registry import Registry
+from dcd.platform.publishing.registry import MANIFEST, Registry, content_digest
 from statemachine.results import Artifact
 
 LOG = "application/vnd.dcd.log.v1"
@@ -73,7 +73,7 @@ def send_outputs(
         if content is None:
             continue
         left -= len(content)
-        digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+        digest = content_digest(content)
         blobs[digest] = Piece(Path(), 0, len(content), content)
         titles = {_TITLE: name or "log", _CHANGED: str(max(0, changed))}
         named.append((FILE if name else LOG, BlobOf(digest, len(content)), titles))

@@ -43,7 +43,6 @@ from dcd.farm.judging import (
 from dcd.farm.link import Link, Sender
 from dcd.farm.shared_inputs import fetch_inputs, fetch_package, send_inputs, unneeded_inputs
 from dcd.farm.shared_layers import (
-    MANIFEST,
     BadManifest,
     BlobOf,
     SharedLayer,
@@ -59,6 +58,7 @@ from dcd.farm.shared_outputs import (
     send_outputs,
 )
 from dcd.platform.publishing.http import Broken, Piece
+from dcd.platform.publishing.registry import MANIFEST
 from statemachine.build import BuildState
 from statemachine.errors import DcdError, NotFound, Unavailable
 from statemachine.events import (

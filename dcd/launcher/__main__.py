@@ -160,8 +160,7 @@ class Launcher:
             case "stop_listening" if self._listener is not None:
                 return self._listener.remove()
             case _ if name in WITH_DESCRIPTOR:
-                (descriptor,) = _streams(descriptors)
-                given = {**arguments, WITH_DESCRIPTOR[name]: descriptor}
+                given = {**arguments, WITH_DESCRIPTOR[name]: _stream(descriptors)}
                 return _called(getattr(operations, name), given)
             case _ if name in OPERATIONS:
                 return _called(getattr(operations, name), arguments)
@@ -230,13 +229,13 @@ def _only(descriptors: list[int]) -> int:
     return descriptors.pop()
 
 
-def _streams(descriptors: list[int]) -> list[int]:
-    """The descriptors of a request, if they are streams of bytes: to write to other things can need rights
+def _stream(descriptors: list[int]) -> int:
+    """The one descriptor of a request, if it is a stream of bytes: to write to other things can need rights
     that the main process does not have."""
     kinds = (stat.S_ISREG, stat.S_ISFIFO, stat.S_ISSOCK)
     if len(descriptors) != 1 or not any(kind(os.fstat(descriptors[0]).st_mode) for kind in kinds):
         raise ValueError("the operation needs one descriptor, of a file, a pipe or a socket")
-    return descriptors
+    return descriptors[0]
 
 
 def _called(

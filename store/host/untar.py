@@ -39,9 +39,9 @@ _RECORD = re.compile(rb"([1-9][0-9]{0,7}) ([^=]+)=")
 _NUMBER = re.compile(rb"[0-9]{1,20}")
 _TIME = re.compile(rb"(-?)([0-9]{1,12})(?:\.([0-9]{1,9}))?")
 _ESCAPE = re.compile(r"%(25|3D)")
-_IGNORED = ("hdrcharset", "SCHILY.acl.access", "SCHILY.acl.default", "GNU.sparse.name")
+_IGNORED = ("hdrcharset", "SCHILY.acl.access", "SCHILY.acl.default")
 _USED = ("path", "linkpath", "uid", "gid", "size", "mtime", TYPE)
-_SPARSE = ("GNU.sparse.major", "GNU.sparse.minor", "GNU.sparse.realsize")
+_SPARSE = ("GNU.sparse.major", "GNU.sparse.minor", "GNU.sparse.realsize", "GNU.sparse.name")
 
 
 class DamagedArchive(Exception):
@@ -116,7 +116,7 @@ class TarReader:
             kind = stat.S_IFSOCK
         name, real_size = records.get("path", os.fsencode(header.name)), size
         areas: tuple[tuple[int, int], ...] = ((0, size),)
-        if any(key in records for key in (*_SPARSE, "GNU.sparse.name")):
+        if any(key in records for key in _SPARSE):
             name, real_size, areas = self._sparse(records, size)
         target = records.get("linkpath", os.fsencode(header.linkname))
         return Member(
@@ -156,7 +156,7 @@ class TarReader:
         text = sum(len(str(number)) + 1 for number in numbers)
         if end > real_size or listed != text + -text % _BLOCK_BYTES:
             raise DamagedArchive("a sparse file of another size than its parts")
-        return records.get("GNU.sparse.name", b""), real_size, areas
+        return records.get(_SPARSE[3], b""), real_size, areas
 
     def _numbers(self, size: int) -> list[int]:
         """The list at the beginning of a sparse file: how many parts, and offset and length of each."""

@@ -167,7 +167,7 @@ class _Plants:
     root: int
     lines: Any
     stacked: bool
-    directories: dict[bytes, Member | None] = field(default_factory=dict)
+    directories: dict[bytes, Member] = field(default_factory=dict)
     files: set[bytes] = field(default_factory=set)
     whiteouts: int = 0
 
@@ -201,8 +201,7 @@ class _Plants:
     def finish(self) -> None:
         """Complete the directories, the last ones first."""
         for path, member in reversed(self.directories.items()):
-            if member is not None:
-                _complete(member, self.root, path or b".")
+            _complete(member, self.root, path or b".")
 
     def _make(self, member: Member, parent: int, name: bytes) -> None:
         if member.same_as is not None:

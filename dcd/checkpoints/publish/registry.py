@@ -10,7 +10,6 @@ import json
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,12 +27,16 @@ from dcd.manifest.diagnostics import Diagnostic
 from dcd.manifest.doc import DataObjectCache
 from dcd.manifest.forms import ENTRY, IMAGE_TAG, LINE
 from dcd.platform.publishing.http import Piece, server_of
-from dcd.platform.publishing.registry import Registry
+from dcd.platform.publishing.registry import (
+    EMPTY,
+    EMPTY_CONFIG,
+    MANIFEST,
+    Registry,
+    content_digest,
+)
 from statemachine.errors import CheckpointError
 
-MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 INDEX = "application/vnd.oci.image.index.v1+json"
-_EMPTY = b"{}"
 _MOST_BYTES = 4 << 20
 """Size limit of a manifest, as of registries."""
 
@@ -160,7 +163,7 @@ def _image(path: Path) -> tuple[list[Manifest], str]:
         raise CheckpointError(f"{path.name} is not an OCI image layout", str(error)) from error
     if len(manifests) == 1:
         return manifests, named[0]["mediaType"]
-    return [*manifests, (_digest(index), index, {})], INDEX
+    return [*manifests, (content_digest(index), index, {})], INDEX
 
 
 def _manifest(
@@ -170,7 +173,7 @@ def _manifest(
         return f"blobs/{digest.replace(':', '/')}"
 
     content = content_of(place(named["digest"]))
-    if _digest(content) != named["digest"]:
+    if content_digest(content) != named["digest"]:
         raise ValueError(f"{named['digest']} has another content")
     manifest = json.loads(content)
     blobs = {}
@@ -197,23 +200,15 @@ def _artifact(products: Sequence[Product], artifact_type: str) -> tuple[list[Man
         "schemaVersion": 2,
         "mediaType": MANIFEST,
         "artifactType": artifact_type,
-        "config": {
-            "mediaType": "application/vnd.oci.empty.v1+json",
-            "digest": _digest(_EMPTY),
-            "size": len(_EMPTY),
-        },
+        "config": EMPTY_CONFIG,
         "layers": layers,
     }
     content = json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode()
     blobs = {f"sha256:{each.sha256}": Piece(each.path, 0, each.size_bytes) for each in products}
     return [
         (
-            _digest(content),
+            content_digest(content),
             content,
-            {_digest(_EMPTY): Piece(Path(), 0, len(_EMPTY), _EMPTY), **blobs},
+            {content_digest(EMPTY): Piece(Path(), 0, len(EMPTY), EMPTY), **blobs},
         )
     ], MANIFEST
-
-
-def _digest(content: bytes) -> str:
-    return f"sha256:{sha256(content).hexdigest()}"

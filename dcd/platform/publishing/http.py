@@ -152,7 +152,7 @@ class Server:
                 if answer.status in ok:
                     return answer
                 problem = f"it answers {answer.status}: {_text(answer.body)}"
-                if answer.status != 429 and answer.status < 500:
+                if not _may_work_later(answer.status):
                     raise self._refused(method, target, answer)
             if pause is None:
                 break
@@ -177,7 +177,7 @@ class Server:
                 raise self._failed("GET", target, _named(error), 1) from error
             if refused:
                 problem = f"it answers {answer.status}: {_text(answer.body)}"
-                if answer.status == 429 or answer.status >= 500:
+                if _may_work_later(answer.status):
                     raise self._failed("GET", target, problem, 1)
                 raise self._refused("GET", target, answer)
             yield answer, self._pieces(target, response)
@@ -258,6 +258,11 @@ def server_of(url: str, timeout_seconds: float, say: Callable[[str], None]) -> t
 
 ERRORS = (OSError, HTTPException, ValueError)
 """How requests fail."""
+
+
+def _may_work_later(status: int) -> bool:
+    """Whether a request that was answered like that may succeed when it is sent again."""
+    return status == 429 or status >= 500
 
 
 def _named(error: Exception) -> str:

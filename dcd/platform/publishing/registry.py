@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from urllib.parse import quote, urlencode, urljoin, urlsplit
+from urllib.parse import SplitResult, quote, urlencode, urljoin, urlsplit
 
 from dcd.platform.publishing.http import Answer, Broken, Piece, Server, server_of
 from statemachine.errors import CheckpointError
@@ -33,13 +33,28 @@ _TAGS = 1000
 """The number of tags that are asked for at once."""
 _ELSEWHERE = (302, 303, 307, 308)
 
+MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+
 EMPTY = b"{}"
 """The configuration of an artifact that has none."""
+
+
+def content_digest(content: bytes) -> str:
+    """The digest of a content as registries write it."""
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+EMPTY_CONFIG = {
+    "mediaType": "application/vnd.oci.empty.v1+json",
+    "digest": content_digest(EMPTY),
+    "size": len(EMPTY),
+}
+"""The descriptor of that configuration."""
 
 ACCEPTED = ", ".join(
     (
         "application/vnd.oci.image.index.v1+json",
-        "application/vnd.oci.image.manifest.v1+json",
+        MANIFEST,
         "application/vnd.docker.distribution.manifest.list.v2+json",
         "application/vnd.docker.distribution.manifest.v2+json",
     )
@@ -68,8 +83,7 @@ class Registry:
 
     def digest_of(self, reference: str) -> str:
         """The digest of the manifest of a tag or digest; "" when there is none."""
-        path = f"{self._base}/manifests/{quote(reference, safe=':')}"
-        answer = self._send("HEAD", path, {"Accept": ACCEPTED}, ok=(200, 404))
+        answer = self._send("HEAD", self._manifest(reference), {"Accept": ACCEPTED}, ok=(200, 404))
         return answer.headers.get("docker-content-digest", "") if answer.status == 200 else ""
 
     def put_blob(self, digest: str, blob: Piece) -> None:
@@ -128,8 +142,9 @@ class Registry:
 
     def put_manifest(self, reference: str, media_type: str, content: bytes) -> None:
         """Send a manifest under a tag or its digest."""
-        path = f"{self._base}/manifests/{quote(reference, safe=':')}"
-        self._send("PUT", path, {"Content-Type": media_type}, content, ok=(201,))
+        self._send(
+            "PUT", self._manifest(reference), {"Content-Type": media_type}, content, ok=(201,)
+        )
 
     def put_artifact(
         self,
@@ -151,7 +166,7 @@ class Registry:
             return blob.size_bytes
 
         empty = Piece(Path(), 0, len(EMPTY), EMPTY)
-        sent = send(_digest(EMPTY), empty)  # and log in
+        sent = send(content_digest(EMPTY), empty)  # and log in
         with ThreadPoolExecutor(_THREADS) as threads:
             sent += sum(threads.map(send, blobs.keys(), blobs.values()))
         self.put_manifest(tag, media_type, manifest)
@@ -160,11 +175,10 @@ class Registry:
     def get_manifest(self, reference: str) -> tuple[str, bytes] | None:
         """The digest and the content of the manifest of a tag or digest; None when there is none. Raises
         CheckpointError, also for a content that does not have the digest."""
-        path = f"{self._base}/manifests/{quote(reference, safe=':')}"
-        answer = self._send("GET", path, {"Accept": ACCEPTED}, ok=(200, 404))
+        answer = self._send("GET", self._manifest(reference), {"Accept": ACCEPTED}, ok=(200, 404))
         if answer.status == 404:
             return None
-        digest = _digest(answer.body)
+        digest = content_digest(answer.body)
         stated = reference if ":" in reference else answer.headers.get("docker-content-digest")
         if stated not in (None, digest):
             raise self._wrong(f"the manifest {reference}", digest)
@@ -223,14 +237,14 @@ class Registry:
             with self.server.streamed(path, {**ranges, **self._tokens}, ok=(200, 206)) as found:
                 yield found
             return
-        server, target = self._elsewhere(answer.headers.get("location", ""))
+        server, target = self._elsewhere(answer)
         with server.streamed(target, ranges, ok=(200, 206)) as found:
             yield found
 
     def delete_manifest(self, digest: str) -> bool:
         """Delete a manifest with all its tags; the registry frees its blobs when it collects garbage. False:
         it does not allow that."""
-        answer = self._send("DELETE", f"{self._base}/manifests/{digest}", ok=(202, 404, 405))
+        answer = self._send("DELETE", self._manifest(digest), ok=(202, 404, 405))
         return answer.status != 405
 
     def tags(self) -> list[str]:
@@ -251,19 +265,14 @@ class Registry:
                 return list(found)
             query = f"?{urlencode({'n': _TAGS, 'last': tags[-1]})}"
 
-    def _elsewhere(self, location: str) -> tuple[Server, str]:
+    def _elsewhere(self, answer: Answer) -> tuple[Server, str]:
         """The server and the target to which a registry sends for a blob."""
-        here = f"{self.server.scheme}://{self.server.host}/"
-        try:
-            parts = urlsplit(urljoin(here, location))
-        except ValueError as error:
-            raise CheckpointError(f"{self.server.host} sends no address", str(error)) from error
+        parts, target = self._address(answer)
         if parts.scheme not in ("http", "https") or not parts.netloc:
             raise CheckpointError(f"{self.server.host} sends elsewhere: {parts.scheme}")
         if (self.server.scheme, parts.scheme) == ("https", "http"):
             raise CheckpointError(f"{self.server.host} sends to {parts.netloc}, without TLS")
-        server = replace(self.server, scheme=parts.scheme, host=parts.netloc)
-        return server, f"{parts.path}?{parts.query}" if parts.query else parts.path
+        return replace(self.server, scheme=parts.scheme, host=parts.netloc), target
 
     def _wrong(self, what: str, found: str) -> CheckpointError:
         return CheckpointError(
@@ -276,16 +285,24 @@ class Registry:
     def _base(self) -> str:
         return f"/v2/{self.name}"
 
+    def _manifest(self, reference: str) -> str:
+        return f"{self._base}/manifests/{quote(reference, safe=':')}"
+
     def _location(self, answer: Answer) -> str:
         """The place of an upload, which has to be on this server: the login goes there."""
-        here = f"{self.server.scheme}://{self.server.host}"
-        try:
-            parts = urlsplit(urljoin(f"{here}/", answer.headers.get("location", "")))
-        except ValueError as error:
-            raise CheckpointError(f"{self.server.host} sends no address", str(error)) from error
+        parts, target = self._address(answer)
         if (parts.scheme, parts.netloc) != (self.server.scheme, self.server.host) or not parts.path:
             raise CheckpointError(f"{self.server.host} sends uploads elsewhere: {parts.netloc}")
-        return f"{parts.path}?{parts.query}" if parts.query else parts.path
+        return target
+
+    def _address(self, answer: Answer) -> tuple[SplitResult, str]:
+        """The address that an answer names, and the target of a request to it."""
+        here = f"{self.server.scheme}://{self.server.host}/"
+        try:
+            parts = urlsplit(urljoin(here, answer.headers.get("location", "")))
+        except ValueError as error:
+            raise CheckpointError(f"{self.server.host} sends no address", str(error)) from error
+        return parts, f"{parts.path}?{parts.query}" if parts.query else parts.path
 
     def _send(
         self,
@@ -335,10 +352,6 @@ class Registry:
         except (ValueError, KeyError, AttributeError):
             raise CheckpointError(f"{giver.host} gives no token for {self.name}") from None
         self._tokens["Authorization"] = f"Bearer {token}"
-
-
-def _digest(content: bytes) -> str:
-    return f"sha256:{hashlib.sha256(content).hexdigest()}"
 
 
 def _naming(place: str, digest: str) -> str:
