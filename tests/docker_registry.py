@@ -1,6 +1,7 @@
 """Debian's docker-registry, as tests serve it."""
 
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 _CONFIG = """version: 0.1
@@ -35,3 +36,8 @@ def registry_command(
         return ["docker-registry", "serve", config]
 
     return command
+
+
+def digest(content: bytes) -> str:
+    """The digest of a content as registries write it."""
+    return f"sha256:{sha256(content).hexdigest()}"

@@ -22,7 +22,7 @@ from tests.dcd.checkpoints.publishing import (
     published,
     serving,
 )
-from tests.docker_registry import registry_command
+from tests.docker_registry import digest, registry_command
 
 pytestmark = pytest.mark.slow
 
@@ -49,10 +49,6 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 def proxy(registry: int) -> Iterator[Faulty]:
     with faulty(registry) as found:
         yield found
-
-
-def digest(content: bytes) -> str:
-    return f"sha256:{sha256(content).hexdigest()}"
 
 
 def layout(layer: bytes = LAYER) -> bytes:

@@ -4,13 +4,12 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from dcd.platform.publishing.http import Piece
 from tests.dcd.checkpoints.publishing import answers, free_port
-from tests.docker_registry import registry_command
+from tests.docker_registry import digest, registry_command
 
 
 @dataclass
@@ -62,7 +61,7 @@ class Offered:
 
     def digest_of(self, tag: str) -> str:
         content = self.manifests.get(tag)
-        return f"sha256:{sha256(content).hexdigest()}" if content else ""
+        return digest(content) if content else ""
 
     def put_artifact(
         self, tag: str, media_type: str, manifest: bytes, blobs: Mapping[str, Piece], *_: Any

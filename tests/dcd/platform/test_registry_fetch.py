@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from dcd.platform.publishing.http import Answer, Broken, Piece, Server, Texts
 from dcd.platform.publishing.registry import Registry
 from statemachine.errors import CheckpointError
 from tests.dcd.checkpoints.publishing import Faulty, faulty, serving
-from tests.docker_registry import registry_command
+from tests.docker_registry import digest, registry_command
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 CONTENT = bytes(range(251)) * 8192
@@ -30,10 +29,6 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 def proxy(port: int) -> Iterator[Faulty]:
     with faulty(port) as found:
         yield found
-
-
-def digest(content: bytes) -> str:
-    return f"sha256:{sha256(content).hexdigest()}"
 
 
 def registry(proxy: Faulty, name: str = "dcd/layers", seconds: float = 20.0) -> Registry:

@@ -146,7 +146,7 @@ class Expectations:
         self.wishes[actor.user] = wish
         return actor
 
-    # What people were told
+    # Acknowledged commands
 
     def acknowledged(self, wish: Wish, state: BuildState) -> None:
         """The answer to a command came."""
@@ -164,7 +164,7 @@ class Expectations:
         match wish.kind:
             case "submit":
                 known = {b.id for b in self.builds.values() if self._key(b) == wish.key}
-                expect(state.id in known, "a submit comes to the build of its key", wish, known)
+                expect(state.id in known, "a submit returns the build of its key", wish, known)
             case "withdraw":
                 expect(state.pause_before is None, "a pause is withdrawn", wish)
             case "pause" if wish.before is None:
@@ -250,10 +250,14 @@ class Expectations:
                 if event.type == "CheckpointFailed":
                     build.kept = f"{build.id}.{len(build.results)}.{len(build.attempts)}"
                 elif data.cause in ("daemon-died", "machine-rebooted"):
-                    expect(self.deaths, "only a dead daemon's attempts are told to be", event)
+                    expect(
+                        self.deaths, "only attempts of a dead daemon are recorded as such", event
+                    )
                     rebooted = build.boot != self.world.boot
                     expect(
-                        rebooted == (data.cause == "machine-rebooted"), "a reboot is told", event
+                        rebooted == (data.cause == "machine-rebooted"),
+                        "a reboot is recorded",
+                        event,
                     )
                 build.open = None
             case "PauseRequested" if data.before is None:
@@ -331,7 +335,7 @@ class Expectations:
     def _stand(self, build: Build, event: Event) -> None:
         expect(build.open is None, "a build without an open attempt stands still", event)
         if event.type == "BuildPaused":
-            expect(event.data.reason, "who stands still says why", event)  # type: ignore[attr-defined]
+            expect(event.data.reason, "a paused build has a reason", event)  # type: ignore[attr-defined]
 
     def _check_origin(self, event: Event, wish: Wish | None) -> None:
         kinds = ASKED_FOR.get(event.type, ())
@@ -352,7 +356,9 @@ class Expectations:
         limit = self.world.settings.max_running_builds
         expect(placed < limit, "no more builds run than may", build.id, placed)
         expect(
-            placed + sooner < limit, "who waits first, or with more priority, starts first", build
+            placed + sooner < limit,
+            "the first in the queue, or with more priority, starts first",
+            build,
         )
 
     # What runs

@@ -6,7 +6,7 @@ promise does not hold.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from expectations import Broken, expect
+from expectations import ENDED, PLACED, expect
 from simulated_farm import Farm
 from simulated_member import Member
 from simulated_parts import Attempt
@@ -18,10 +18,6 @@ from statemachine.events import Event
 from statemachine.machine import BuildMachine
 from store.eventlog.postgresql.schema import FACTS
 
-__all__ = ["Broken", "FarmExpectations", "expect"]
-
-ENDED = ("cancelled", "completed")
-AT_WORK = ("running", "pausing", "cancelling")
 BECOMES = {
     "BuildStarted": "running",
     "BuildPaused": "paused",
@@ -45,8 +41,6 @@ class Build:
     open: tuple[str, int, str] | None = None
     results: list[str] = field(default_factory=list)
     hashes: list[str] = field(default_factory=list)
-    moves: int = 0
-    """How often another host took it while it was at work."""
 
 
 class FarmExpectations:
@@ -141,7 +135,7 @@ class FarmExpectations:
 
     def _take(self, build: Build, host: str, epoch: int) -> None:
         expect(epoch == build.epoch + 1, "epochs only grow, by one", build, host, epoch)
-        if build.state in AT_WORK and build.owner not in ("", host):
+        if build.state in PLACED and build.owner not in ("", host):
             owner = self.farm.members[build.owner]
             well = owner.is_well and self.farm.seconds - owner.well_since > self.farm.lost_seconds
             drives = owner.engine is not None and build.id in owner.scheduler.driving
@@ -150,7 +144,6 @@ class FarmExpectations:
                 "no build is taken from a member that lives and drives it",
                 *(build, host, self.farm.seconds, owner.well_since),
             )
-            build.moves += 1
         build.owner, build.epoch = host, epoch
 
     def began(self, member: Member, attempt: Attempt) -> None:
@@ -168,7 +161,7 @@ class FarmExpectations:
     # What is true when all is well again
 
     def check_at_rest(self) -> None:
-        """Everybody who lives is well, has looked, and waits only for workers and people."""
+        """Every living member is well, has read the queue, and waits only for workers and people."""
         self.observe()
         members = [each for each in self.farm.members.values() if each.engine is not None]
         rows = {each.host: each for each in self.farm.database.all_members("")}
@@ -184,7 +177,7 @@ class FarmExpectations:
             requires = self.farm.database.builds[build.id].owner.requires
             able = [each for each in members if not lacking(rows[each.host], requires)]
             full = all(not each.scheduler.room or self._is_full(each) for each in able)
-            asked = members[0].hosts.why_waits(self._state(build)) if members else "nobody lives"
+            asked = members[0].hosts.why_waits(self._state(build)) if members else "no member lives"
             expect(full or asked, "a build waits only with a stated reason", build, requires)
         for member in members:
             self._check_host(member)

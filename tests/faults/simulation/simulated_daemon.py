@@ -15,7 +15,7 @@ import shutil
 import sys
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,9 @@ import pytest
 import simulated_mirror
 import structlog
 from simulated_parts import (
+    EXPECTED_ERRORS,
     PLENTY,
+    START,
     Attempt,
     DiskUsage,
     Jobs,
@@ -62,12 +64,7 @@ from store.logs import AttemptLogs
 from store.packages import Packages
 from tests.launching import Here
 
-START = datetime(2026, 1, 1, tzinfo=UTC)
 STANDING = ENDED | {Lifecycle.PAUSED, Lifecycle.FAILED}
-EXPECTED_ERRORS = (
-    "the event log accepts no events; waiting",
-    "the event log accepted no events before the stop",
-)
 
 
 class World:
@@ -86,7 +83,7 @@ class World:
         self.free_bytes = PLENTY
         self.log_is_full = False
         self.refusals = 0
-        """So many appends were refused by the full log."""
+        """How many appends the full log refused."""
         self.attempts: list[Attempt] = []
         self.seen: dict[str, list[int]] = {}
         """By build: the positions of the events that its follower was shown."""
@@ -120,7 +117,7 @@ class World:
     # The life of the daemon
 
     def start(self) -> None:
-        """Begin a new life; `run` lets it come to anything."""
+        """Start the daemon; nothing happens before `run`."""
         self._dead = False
         self._jobs: list[tuple[Future[Any], Callable[[], Any]]] = []
         self._allowed: float = 0
@@ -173,8 +170,8 @@ class World:
         return self.engine is not None
 
     def run(self, jobs: float = float("inf"), seconds: float = 0.0) -> bool:
-        """Let the daemon live until it has done so many jobs, or until it waits for the world; timers
-        ring for so many seconds. Returns whether it waits."""
+        """Run the daemon until `jobs` jobs are done or it waits; timers fire for `seconds`. Returns whether
+        no job is left."""
         self._allowed, self._until = jobs, self.seconds + seconds
         self._loop.run_forever()
         for task in self._life:
@@ -185,11 +182,11 @@ class World:
         return not self._jobs
 
     def start_task(self, work: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
-        """Let the daemon begin with something."""
+        """Start a task in the daemon's event loop."""
         return self._loop.create_task(work)
 
     def stop(self, seconds: float) -> None:
-        """What comes before the end of the process in an orderly stop; it is over within `seconds`."""
+        """Stop the daemon in order, without ending its process. It takes at most `seconds`."""
         stopping = self.start_task(self._stop())
         self.run(seconds=seconds)
         assert stopping.done(), "the daemon does not stop"
@@ -201,14 +198,13 @@ class World:
         await self._scheduler.stop(self.settings.stop_grace_seconds)
 
     def kill(self, jobs: int) -> None:
-        """SIGKILL. So many of the jobs that were under way are carried out all the same, and nobody
-        hears of it."""
+        """SIGKILL. `jobs` pending jobs still run; their results are lost."""
         self.chance.shuffle(self._jobs)
         for future, work in self._jobs[:jobs]:
             if not future.cancelled():
                 try:
                     work()
-                except Exception as error:  # noqa: BLE001 - it has nobody to tell
+                except Exception as error:  # noqa: BLE001 - no task waits for the result
                     assert not isinstance(error, AssertionError)
         self._end()
 
@@ -241,7 +237,7 @@ class World:
         return future
 
     def would_wait(self, seconds: float | None) -> None:
-        """The event loop has nothing to do, for so many seconds (None: for ever)."""
+        """The event loop is idle for `seconds`; None: no timer is set."""
         if self._jobs and self._allowed >= 1:
             self._allowed -= 1
             future, work = self._jobs.pop(self.chance.randrange(len(self._jobs)))

@@ -28,7 +28,6 @@ from store.eventlog.postgresql import members
 from store.eventlog.postgresql.schema import FACTS
 from store.eventlog.projection import event_of
 
-ENDED = ("completed", "cancelled")
 ENDING = {"completed": "BuildCompleted", "cancelled": "BuildCancelled"}
 
 
@@ -162,7 +161,7 @@ class Database:
         return not (self.down or self.lines[role].cut)
 
     def carry_out(self, role: str, breaks: int, writes: bool, work: Callable[[], Any]) -> Any:
-        """Do what a host asks on a connection that it made when its line had broken so many times."""
+        """Run `work` for a host, on a connection made when its line had broken `breaks` times."""
         line = self.lines[role]
         with self.lock:
             if line.breaks != breaks or not self.reaches(role):
@@ -205,7 +204,7 @@ class Database:
 
     def _keep(self, name: str, build: Build) -> None:
         self.builds[name] = build
-        if build.row["state"] in ENDED:
+        if build.row["state"] in ENDING:
             self.unfinished.pop(name, None)
         else:
             self.unfinished[name] = build

@@ -26,6 +26,7 @@ from simulated_database import Database
 from simulated_log import SimulatedLog, patched
 from simulated_member import Member
 from simulated_parts import (
+    EXPECTED_ERRORS,
     PLENTY,
     Attempt,
     DiskUsage,
@@ -45,14 +46,6 @@ from store.host.tools import TOOLS
 
 CODE = of_code("0" * 12)
 
-HEARD_SECONDS = 0.05
-"""The longest time until others hear of a commit."""
-
-EXPECTED_ERRORS = (
-    "the event log accepts no events; waiting",
-    "the event log accepted no events before the stop",
-)
-
 
 class Farm:
     """See the module. A context manager. `hosts` are the members and their labels."""
@@ -67,10 +60,8 @@ class Farm:
         self.directory = directory
         self.chance = random.Random(seed)
         self.lost_seconds = lost_seconds
-        self.heard_seconds = HEARD_SECONDS
         self.seconds = 0.0
         self.database = Database(lambda: self.seconds)
-        self.native = tuple(foreign.native())
         self.tools = sorted(map(of_tool, TOOLS))
         self.awake: dict[Member, None] = {}
         self.jobs: list[tuple[Member, Future[Any], Callable[[], Any]]] = []
@@ -79,7 +70,7 @@ class Farm:
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = count()
         self._ids = count(1)
-        own = (*self.native, "tool:*")
+        own = (*foreign.native(), "tool:*")
         self.members = {host: Member(self, host, (*labels, *own)) for host, labels in hosts.items()}
         self.database.listeners.append(self._tell)
 
@@ -100,7 +91,7 @@ class Farm:
         patch(engine_builds, "ThreadPoolExecutor", lambda *_: Jobs(self.current.job))
         patch(engine_builds, "new_id", self._new_id)
         patch(planning, "new_salt", self._new_id)
-        # What takes time and does not change.
+        # Slow and constant.
         for module in (labels, farm_member):
             patch(module, "code_label", lambda: CODE)
         patch(plugins, "entry_points", lambda group: ())
@@ -133,7 +124,7 @@ class Farm:
     # Time
 
     def at(self, when: float, do: Callable[[], None]) -> None:
-        """Have something happen at a time."""
+        """Call `do` at a time."""
         heapq.heappush(self._timers, (when, next(self._numbers), do))
 
     def run(self, seconds: float = 0.0, jobs: float = float("inf")) -> None:
@@ -168,7 +159,7 @@ class Farm:
     # The database
 
     def crash(self, under_way: int = 0) -> None:
-        """The database goes down. So many jobs that are under way reach it, and their answers are lost."""
+        """Stop the database. `under_way` pending jobs reach it; their answers are lost."""
         for _ in range(under_way):
             if self.jobs:
                 self.chance.choice(self.jobs)[0].lose_answers(1)

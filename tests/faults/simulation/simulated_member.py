@@ -13,6 +13,7 @@ from psycopg import OperationalError
 from simulated_log import SimulatedLog
 from simulated_parts import (
     PLENTY,
+    START,
     Attempt,
     Jobs,
     Killed,
@@ -20,7 +21,7 @@ from simulated_parts import (
     SimulatedLayers,
     run_attempt,
 )
-from simulated_queue import START, Connector
+from simulated_queue import Connector
 
 from dcd.configuration import Configuration
 from dcd.engine.broadcast import Broadcast
@@ -46,7 +47,10 @@ if TYPE_CHECKING:
     from simulated_farm import Farm
 
 RESTART_SECONDS = 5.0
-"""After which a service manager starts a daemon again that could not start."""
+"""The delay before a service manager restarts a daemon that failed to start."""
+
+HEARD_SECONDS = 0.05
+"""The longest time until others hear of a commit."""
 
 
 class Privileged(Here):
@@ -115,7 +119,7 @@ class Member:
         self.frozen = False
         self.dead = True
         self.well_since = 0.0
-        """Since when it lives, is not frozen and not cut off."""
+        """When it last became well: alive, not frozen, not cut off."""
         self.attempts: list[Attempt] = []
         self.engine: Engine | None = None
         self._held: list[tuple[Future[Any], Callable[[], Any]]] = []
@@ -193,7 +197,7 @@ class Member:
                 return member
 
     def start_task(self, work: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
-        """Let the daemon begin with something."""
+        """Start a task in the daemon's event loop."""
         self.farm.awake[self] = None
         return self.loop.create_task(work)
 
@@ -217,11 +221,11 @@ class Member:
             self.farm.awake[self] = None
 
     def kill(self, under_way: int = 0, *, reboots: bool = False) -> None:
-        """SIGKILL. So many of its jobs are carried out all the same, and nobody hears of it."""
+        """SIGKILL. `under_way` pending jobs still run; their results are lost."""
         for _, work in self._taken(under_way):
             try:
                 self._carry_out(work)
-            except Exception as error:  # noqa: BLE001 - it has nobody to tell
+            except Exception as error:  # noqa: BLE001 - no task waits for the result
                 assert not isinstance(error, AssertionError)
         self.dead = True
         self.farm.jobs = [each for each in self.farm.jobs if each[0] is not self]
@@ -239,7 +243,7 @@ class Member:
             self.boot = f"{self.host}-{self.seconds}"
 
     async def stop(self) -> None:
-        """What comes before the end of the process in an orderly stop."""
+        """Stop the daemon in order, without ending its process."""
         life, self.life = self.life, []
         for task in life[:-1]:
             task.cancel()
@@ -247,8 +251,9 @@ class Member:
         life[-1].cancel()
 
     def freeze(self, under_way: int = 0) -> None:
-        """SIGSTOP. So many of its jobs are carried out; it hears of it when it wakes."""
-        self._finish(under_way)
+        """SIGSTOP. `under_way` pending jobs still run; the daemon sees their results after `thaw`."""
+        for each in self._taken(under_way):
+            self.do(*each)
         self.frozen = True
         self._held = [each[1:] for each in self.farm.jobs if each[0] is self]
         self.farm.jobs = [each for each in self.farm.jobs if each[0] is not self]
@@ -263,7 +268,7 @@ class Member:
         self.reconnect()
 
     def cut_off(self, under_way: int = 0) -> None:
-        """Lose the network. So many of its jobs reach the database, and their answers are lost."""
+        """Lose the network. `under_way` pending jobs reach the database; their answers are lost."""
         self.lose_answers(under_way)
         self.line.cut = True
         self.lose_connections()
@@ -304,10 +309,10 @@ class Member:
             self.hear()
 
     def news(self) -> None:
-        """There was a commit: hear of it soon."""
+        """Schedule hearing of a commit."""
         if not self._hears:
             self._hears = True
-            delay = self.farm.chance.uniform(0.0, self.farm.heard_seconds)
+            delay = self.farm.chance.uniform(0.0, HEARD_SECONDS)
             self.farm.at(self.seconds + delay, self.hear)
 
     def hear(self) -> None:
@@ -367,12 +372,8 @@ class Member:
         self.farm.current = self
         return work()
 
-    def _finish(self, under_way: int) -> None:
-        for each in self._taken(under_way):
-            self.do(*each)
-
     def _taken(self, count: int) -> list[tuple["Future[Any]", Callable[[], Any]]]:
-        """Some of its jobs, which are under way no more."""
+        """Remove up to `count` of its pending jobs, chosen at random."""
         mine = [each for each in self.farm.jobs if each[0] is self]
         taken = self.farm.chance.sample(mine, min(count, len(mine)))
         self.farm.jobs = [each for each in self.farm.jobs if each not in taken]

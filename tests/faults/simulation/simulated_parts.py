@@ -8,6 +8,7 @@ from collections import namedtuple
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,6 +24,11 @@ from store.layers.copy import CopyTrees
 from store.layers.directory import LayerDirectory
 
 PLENTY = 2**40
+START = datetime(2026, 1, 1, tzinfo=UTC)
+EXPECTED_ERRORS = (
+    "the event log accepts no events; waiting",
+    "the event log accepted no events before the stop",
+)
 
 DiskUsage = namedtuple("DiskUsage", "total used free")
 

@@ -30,7 +30,7 @@ class Mirror:
         self._position = 0
 
     def update(self, log: Sequence[Event], known: Mapping[str, Projected]) -> None:
-        """Take over what is new in a log, of whose builds this is known."""
+        """Copy the new events of a log, and the rows of their builds in `known`."""
         new = log[self._position :]
         if not new:
             return

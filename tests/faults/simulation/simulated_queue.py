@@ -12,16 +12,16 @@ import json
 from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Protocol
 
 from procrastinate import exceptions, manager, sql
 from procrastinate.connector import BaseAsyncConnector, Notify
+from simulated_parts import START
 
 POOL_SECONDS = 30.0
-"""So long a query waits for a connection (psycopg_pool: `timeout`)."""
+"""How long a query waits for a connection (psycopg_pool: `timeout`)."""
 
-START = datetime(2026, 1, 1, tzinfo=UTC)
 """When the world begins."""
 
 QUERIES = {text: name for name, text in sql.queries.items()}

@@ -1,6 +1,6 @@
 """Any history of the engine keeps its promises: commands, outcomes, full disks and deaths, in any order.
 
-DCD_SOAK=1 looks at many more histories, at random; DCD_SEED repeats them. The controls plant a defect
+DCD_SOAK=1 runs many more histories, with a random seed; DCD_SEED repeats them. The controls plant a defect
 each, which has to be found within the bounded profile.
 """
 

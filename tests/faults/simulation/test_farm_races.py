@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from expectations import Manifest
-from farm_expectations import Broken, FarmExpectations
+from expectations import Broken, Manifest
+from farm_expectations import FarmExpectations
 from simulated_database import Database
 from simulated_farm import Farm
 from simulated_member import Member
@@ -165,7 +165,7 @@ def test_control_a_taking_without_an_epoch_is_found(
 
 
 def test_a_build_that_nobody_can_make_is_cancelled_without_a_trace_in_the_queue(farm: Farm) -> None:
-    """Its job stayed for ever: only workers with its labels removed jobs."""
+    """Its job was never removed: only workers with its labels removed jobs."""
     build = submitted(farm, (ONE,), "moon")
     assert len(farm.database.jobs.rows) == 1
     member = farm.members["b"]

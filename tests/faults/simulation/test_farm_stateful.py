@@ -1,7 +1,7 @@
 """Any history of a farm keeps its promises: commands through any member, deaths, freezes, cut networks, and
 outages of the database, in any order.
 
-DCD_SOAK=1 looks at many more histories, at random; DCD_SEED repeats them. test_farm_races.py has the
+DCD_SOAK=1 runs many more histories, with a random seed; DCD_SEED repeats them. test_farm_races.py has the
 controls.
 """
 
@@ -94,7 +94,6 @@ class Histories(RuleBasedStateMachine):
         self.directory = Path(tempfile.mkdtemp(prefix="dcd-farm-", dir=MEMORY))
         self.farm = Farm(self.directory, chance, HOSTS, LOST_SECONDS)
         self.tasks: list[tuple[Member, Any]] = []
-        self.resting = True
         self.farm.__enter__()
         self.seen = FarmExpectations(self.farm)
         self.farm.run(LOST_SECONDS)

@@ -129,7 +129,6 @@ def test_both_databases_call_the_same_members_lost(
                     "UPDATE dcd.placements SET epoch = %s, host = %s WHERE build = %s",
                     [epoch, owner.host, f"b-{host}"],
                 )
-            # The server is young, so what is long here is short.
             for host in hosts:
                 role = members.role_of(host)
                 assert [row[0] for row in simulated.lost(role, {"seconds": 60.0})] == asked(
