@@ -10,7 +10,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
@@ -39,39 +38,10 @@ the host chooses."""
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
 
-pytest_plugins = ("tests.farms",)
+pytest_plugins = ("tests.directories", "tests.farms")
 
 NO_PACKAGE_HELPS = "this host"
 """How the reason of a skip begins that no package could have prevented."""
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_configure(config: pytest.Config) -> None:
-    """Give each run a base directory of its own. In the one that all runs of a user share, a run that begins
-    closes the way to the directories of the others, which the users of their daemons need. Heed Ctrl-C also
-    where the run was started in the background, without it: so do the programs that tests interrupt. End like
-    that at SIGTERM, with the daemons and directories of the run."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
-    if config.option.basetemp is None and not hasattr(config, "workerinput"):
-        base = tempfile.mkdtemp(prefix="dcd-tests-")
-        config.option.basetemp = base
-        config.add_cleanup(lambda: remove_base(base))
-
-
-def remove_base(base: str) -> None:
-    """Remove the directory of a run, with the processes and mounts that its tests have left, and those of
-    pytest-xdist's processes that were killed."""
-    for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            if f"{base}/".encode() in (process / "cmdline").read_bytes():
-                os.kill(int(process.name), signal.SIGKILL)
-    places = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
-    for place in reversed([place for place in places if place.startswith(f"{base}/")]):
-        subprocess.run(["umount", "--lazy", place], stderr=subprocess.DEVNULL, check=False)
-    # What is mounted all the same is not emptied.
-    remove = ["rm", "-rf", "--one-file-system", base]
-    subprocess.run(remove, stderr=subprocess.DEVNULL, check=False)
 
 
 @pytest.hookimpl(wrapper=True)

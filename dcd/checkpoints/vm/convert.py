@@ -29,7 +29,7 @@ from dcd.checkpoints.vm.formats import (
     images_of,
     too_large,
 )
-from dcd.checkpoints.vm.layout import examine_layout
+from dcd.checkpoints.vm.layout import examine_layout, expected_image_bytes
 from dcd.manifest.diagnostics import Diagnostic
 from dcd.manifest.doc import DataObjectCache
 from dcd.manifest.forms import WORD
@@ -39,9 +39,6 @@ from statemachine.results import Artifact
 
 AZURE_STEP_BYTES = 1 << 20
 """A fixed VHD is for Azure, which takes only whole MiB."""
-
-_EXPECTED_BYTES = 512 << 20
-"""The usual size of a system's disk in one of the formats."""
 
 _POLL_SECONDS = 0.5
 _CONVERSION_SHARE = 0.8
@@ -71,7 +68,8 @@ class Convert(Checkpoint):
 
     def needs(self, doc: DataObjectCache) -> Needs:
         made = sum(image.type != "raw" for image in self._images(doc))
-        return Needs(tools=self.TOOLS if made else (), disk_bytes=made * _EXPECTED_BYTES)
+        tools = self.TOOLS if made else ()
+        return Needs(tools=tools, disk_bytes=made * expected_image_bytes(doc))
 
     def provides(self, doc: DataObjectCache) -> products.Provided:
         return {image.kind: "surely" for image in self._images(doc)}

@@ -34,6 +34,7 @@ from dcd.platform.hypervisor import Firmware
 
 ALIGNMENT = MIB
 DEFAULT_DISK_BYTES = 8 << 30
+_EXPECTED_BYTES = 512 << 20
 
 _NAMESPACE = uuid.UUID("5b0ad5e2-5f43-5a0c-9d2f-6a0f3c0a6a41")
 _LONGEST_PARTITION_LABEL = 36
@@ -75,6 +76,11 @@ def disk_layout(doc: DataObjectCache, random: uuid.UUID | None = None) -> DiskLa
     layout, faults = examine_layout(doc, random)
     refuse(faults)
     return layout
+
+
+def expected_image_bytes(doc: DataObjectCache) -> int:
+    """The usual size of a system's disk in one of the formats. It is no larger than the disk."""
+    return min(_EXPECTED_BYTES, examine_layout(doc)[0].size)
 
 
 def examine_layout(

@@ -24,6 +24,7 @@ from dcd.checkpoints.vm import ovf
 from dcd.checkpoints.vm.conversion import TOOLS, Level, examine, make_stream, refuse_above
 from dcd.checkpoints.vm.disk import recorded_disk
 from dcd.checkpoints.vm.formats import STREAM, Image, check_images, images_of, machine_of
+from dcd.checkpoints.vm.layout import expected_image_bytes
 from dcd.checkpoints.vm.stream_vmdk import populated_bytes
 from dcd.manifest.diagnostics import Diagnostic, error
 from dcd.manifest.doc import DataObjectCache, distro
@@ -37,7 +38,6 @@ LARGEST_MEMBER_BYTES = 0o77777777777
 """The largest size in a ustar header: 8 GiB less one byte."""
 
 _OVA = Image("ova")
-_EXPECTED_BYTES = 512 << 20
 _DEFAULT_MEMORY = "1gb"
 _CHUNK_BYTES = 1 << 20
 
@@ -75,7 +75,7 @@ class CreateOVA(Checkpoint):
         converted = STREAM in images_of(doc)
         return Needs(
             tools=() if converted else self.TOOLS,
-            disk_bytes=_EXPECTED_BYTES if converted else 2 * _EXPECTED_BYTES,
+            disk_bytes=(1 if converted else 2) * expected_image_bytes(doc),
         )
 
     def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:

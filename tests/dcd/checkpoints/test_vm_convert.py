@@ -415,6 +415,15 @@ def test_a_disk_that_a_format_cannot_describe_is_refused_when_the_manifest_is_ch
     assert "qcow2" in caught.value.resolution
 
 
+@pytest.mark.parametrize(("size", "most"), [("100mb", 100 * MIB), ("9gb", 512 * MIB)])
+def test_the_images_of_a_small_disk_need_no_more_space_than_the_disk(
+    bench: Any, size: str, most: int
+) -> None:
+    doc = bench.doc(*of_size(size, "".join(form for form in ALL if '"vmdk"/' not in form)))
+    assert Convert("convert").needs(doc).disk_bytes == 6 * most
+    assert CreateOVA("ova").needs(doc).disk_bytes == 2 * most
+
+
 def test_the_largest_disk_of_a_format_is_what_qemu_takes(bench: Any, tmp_path: Path) -> None:
     form = '<vm_format type="vhd"/>'
     assert not list(Convert("convert").check(bench.doc(*of_size("2040gb", form))))
