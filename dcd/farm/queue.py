@@ -16,6 +16,7 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import Any
@@ -126,6 +127,9 @@ class Queue:
         self._labels = labels
         self._lost_seconds = lost_seconds
         self._news = asyncio.Event()
+        self._looking = ThreadPoolExecutor(1, "farm-look")
+        """Apart from the daemon's threads: while those wait for others, this member still says that it
+        lives."""
         self._queues: tuple[str, ...] = ()
         self._room = 0
         """The number of jobs that the worker was started for."""
@@ -255,7 +259,8 @@ class Queue:
             self._answers.clear()
 
     async def _look_once(self) -> Found:
-        found = await asyncio.to_thread(self._look, self._scheduler.driving)
+        loop = asyncio.get_running_loop()
+        found = await loop.run_in_executor(self._looking, self._look, self._scheduler.driving)
         if self._scheduler.draining != found.me.draining:
             self._scheduler.draining = found.me.draining
             self._scheduler.wake()

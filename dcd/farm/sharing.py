@@ -20,10 +20,11 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 import structlog
 
@@ -76,6 +77,11 @@ from store.layers import ExpectedLayer, Layer
 
 logger = structlog.get_logger()
 
+T = TypeVar("T")
+
+THREADS = 32
+"""The threads that wait for the registry, beside those that send."""
+
 PUSHES = 2
 """How many layers are sent at once."""
 
@@ -109,6 +115,8 @@ class SharedLayers:
         self._layers = Sender(self._link, "layers", PUSHES)
         self._outputs = Sender(self._link, "outputs", 1)
         self._artifacts = Sender(self._link, "outputs", 1)
+        self._threads = ThreadPoolExecutor(THREADS, "registry")
+        """Apart from the daemon's: a slow registry holds up no command."""
         self._rate = FIRST_RATE
         self._bringing: dict[str, threading.Event] = {}
         self._wrong: set[str] = set()
@@ -119,6 +127,10 @@ class SharedLayers:
         self._link.closed = True
         for sender in (self._layers, self._outputs, self._artifacts):
             sender.close()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _apart(self, work: Callable[..., T], *given: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work, *given)
 
     def state(self) -> SharingState:
         return self._link.state()
@@ -266,7 +278,7 @@ class SharedLayers:
             return False
         stop = self._bringing[build] = threading.Event()
         try:
-            return await asyncio.to_thread(self._bring_quietly, key, stop)
+            return await self._apart(self._bring_quietly, key, stop)
         finally:
             stop.set()
             self._bringing.pop(build, None)
@@ -363,7 +375,7 @@ class SharedLayers:
         if not self._host or self._link.is_quiet:
             return False
         offering, stores = self._link.offering, self._stores
-        sending = asyncio.to_thread(send_inputs, offering, stores, digests, locked)
+        sending = self._apart(send_inputs, offering, stores, digests, locked)
         try:
             await asyncio.wait_for(sending, OFFER_SECONDS)
         except (DcdError, OSError, TimeoutError) as error:
@@ -376,7 +388,7 @@ class SharedLayers:
         if not self._host:
             return True
         try:
-            await asyncio.to_thread(fetch_inputs, *given)
+            await self._apart(fetch_inputs, *given)
         except (_GivenUp, Broken, OSError) as error:
             self._link.report(f"captured files of a build do not come: {error}")
             return False
@@ -387,7 +399,7 @@ class SharedLayers:
     async def collect(self) -> int:
         if self._link.is_quiet:
             return 0
-        return await asyncio.to_thread(self._collect_quietly)
+        return await self._apart(self._collect_quietly)
 
     def _collect_quietly(self) -> int:
         try:

@@ -5,16 +5,22 @@ a few times; then it is the error Broken. Every other answer that its caller doe
 CheckpointError. Pieces of files are streamed, and read anew for each try. A long answer is streamed too, by
 one request: its reader knows from where another one continues. A connection serves the next request when its
 answer was read to the end.
+
+The time for an answer grows with what has come of it, so a server that sends a byte now and then holds nobody
+longer than one that sends nothing.
 """
 
 import select
+import socket
 import ssl
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from io import BufferedReader, RawIOBase
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from statemachine.errors import CheckpointError
@@ -25,7 +31,11 @@ PAUSES = (1.0, 3.0, 7.0)
 MOST_IDLE = 4
 """How many connections to a server are kept."""
 
+SLOWEST_BYTES = 64 << 10
+"""In a second: a server that sends less is given up, after the timeout of a request."""
+
 MOST_ANSWER_BYTES = 8 << 20
+_LEAST_SECONDS = 0.001
 _CHUNK_BYTES = 1 << 20
 _SHOWN = 500
 
@@ -81,9 +91,11 @@ class Texts:
 
 
 class Idle:
-    """Connections that wait for the next request to their server; threads do not share one."""
+    """Connections that wait for the next request to their server, at most so many; threads do not share
+    one."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = MOST_IDLE) -> None:
+        self._most = most
         self._found: dict[tuple[str, str], list[HTTPConnection]] = {}
 
     def take(self, scheme: str, host: str) -> HTTPConnection | None:
@@ -93,7 +105,7 @@ class Idle:
             with suppress(IndexError):  # another thread took the last one
                 connection = found.pop()
                 # Nothing is asked, so what can be read is the end of the connection.
-                if connection.sock and not select.select([connection.sock], [], [], 0)[0]:
+                if connection.sock and not _is_readable(connection.sock):
                     return connection
                 connection.close()
         return None
@@ -101,10 +113,51 @@ class Idle:
     def keep(self, scheme: str, host: str, connection: HTTPConnection) -> None:
         """Keep a connection whose last answer was read to its end."""
         found = self._found.setdefault((scheme, host), [])
-        if len(found) < MOST_IDLE:
+        if len(found) < self._most:
             found.append(connection)
         else:
             connection.close()
+
+
+def _is_readable(connection: socket.socket) -> bool:
+    ready = select.poll()  # select() has no room for the descriptors of a busy daemon
+    ready.register(connection, select.POLLIN)
+    return bool(ready.poll(0))
+
+
+class _Timed(RawIOBase):
+    """What comes from a connection. There are `seconds` to wait for it, and more with each byte, up to these
+    again: the timeout of a socket alone begins anew with each byte."""
+
+    def __init__(self, connection: socket.socket, raw: RawIOBase, seconds: float) -> None:
+        self._connection, self._raw = connection, raw
+        self._seconds = self._left = seconds
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        began = time.monotonic()
+        self._connection.settimeout(max(self._left, _LEAST_SECONDS))
+        count = self._raw.readinto(buffer)
+        self._left += (count or 0) / SLOWEST_BYTES - (time.monotonic() - began)
+        self._left = min(self._left, self._seconds)
+        return count
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+def _timed(seconds: float) -> type[HTTPResponse]:
+    """A class of answers that come as `_Timed` says."""
+
+    class Timed(HTTPResponse):
+        def __init__(self, connection: socket.socket, *given: Any, **named: Any) -> None:
+            super().__init__(connection, *given, **named)
+            self.fp = BufferedReader(_Timed(connection, self.fp.detach(), seconds))
+
+    return Timed
 
 
 PUBLISHING = Texts(
@@ -118,8 +171,9 @@ PUBLISHING = Texts(
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A server: scheme, host and port; `timeout_seconds` for each step of a request. `say` reports retries,
-    `pauses` are those between tries, `texts` are those of errors."""
+    """A server: scheme, host and port; `timeout_seconds` for each step of a request, and how long an answer
+    may be slower than `SLOWEST_BYTES`. `say` reports retries, `pauses` are those between tries, `texts` are
+    those of errors."""
 
     scheme: str
     host: str
@@ -184,7 +238,8 @@ class Server:
 
     def _pieces(self, target: str, response: HTTPResponse) -> Iterator[bytes]:
         try:
-            while piece := response.read(_CHUNK_BYTES):
+            # What has come, however little: its reader has a deadline of its own.
+            while piece := response.read1(_CHUNK_BYTES):
                 yield piece
         except ERRORS as error:
             raise self._failed("GET", target, _named(error), 1) from error
@@ -200,6 +255,9 @@ class Server:
         self, method: str, target: str, headers: Mapping[str, str], body: bytes | Piece
     ) -> Iterator[HTTPResponse]:
         connection = self.idle.take(self.scheme, self.host) or self._connection()
+        if connection.sock:
+            connection.sock.settimeout(self.timeout_seconds)
+        connection.response_class = _timed(self.timeout_seconds)
         size = body.size_bytes if isinstance(body, Piece) else len(body)
         kept = False
         try:
@@ -213,6 +271,8 @@ class Server:
                 connection.send(chunk)
             response = connection.getresponse()
             yield response
+            if response.length == 0:
+                response.read()  # only this notices that all has come
             kept = response.isclosed() and not response.will_close
         finally:
             if kept:

@@ -3,16 +3,18 @@
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
+from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dcd.platform.publishing.http import Answer, Piece, Server
+from dcd.platform.publishing.http import Answer, Broken, Piece, Server
 from dcd.platform.publishing.registry import PIECE_BYTES, Registry
 from dcd.platform.publishing.s3 import Bucket
 from statemachine.errors import CheckpointError
@@ -146,4 +148,85 @@ def test_a_connection_is_kept_for_the_next_request_until_its_server_closes_it() 
             for done in [threads.submit(put) for _ in range(30)]:
                 done.result()
         assert behind.connections <= 5
+        behind.shutdown()
+
+
+class Dripping(BaseHTTPRequestHandler):
+    """It sends the headers, a body or the pieces of one without end, a byte now and then."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        begin = {
+            "/headers": b"HTTP/1.1 200 OK\r\nX-Slow: ",
+            "/body": b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n",
+            "/pieces": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;",
+        }
+        self.wfile.write(begin[self.path])
+        self.close_connection = True
+        with suppress(OSError):
+            for _ in range(1000):
+                time.sleep(0.01)
+                self.wfile.write(b"x")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def dripping() -> Iterator[Server]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Dripping) as behind:
+        threading.Thread(target=behind.serve_forever, args=(0.01,), daemon=True).start()
+        yield Server("http", f"127.0.0.1:{behind.server_port}", 0.1, pauses=())
+        behind.shutdown()
+
+
+@pytest.mark.parametrize("place", ["/headers", "/body", "/pieces"])
+def test_a_server_that_sends_a_byte_now_and_then_is_given_up(dripping: Server, place: str) -> None:
+    with pytest.raises(Broken, match="does not take"):
+        dripping.send("GET", place, dict)
+    with (
+        pytest.raises(Broken, match="does not take"),
+        dripping.streamed(place, {}, ok=(200,)) as (_, pieces),
+    ):
+        list(pieces)
+
+
+class Elsewhere(BaseHTTPRequestHandler):
+    """A registry that has its blobs at another address of this host."""
+
+    protocol_version = "HTTP/1.1"
+    server: Counting
+
+    def do_GET(self) -> None:
+        here = self.headers["host"].startswith("localhost")
+        if not here and not self.headers["authorization"]:
+            self.answer(401, b"", **{"WWW-Authenticate": "Basic"})
+        elif not here:
+            place = f"http://localhost:{self.server.server_port}/blob"
+            self.answer(307, b"", Location=place)
+        elif self.headers["authorization"]:
+            self.answer(400, b"")
+        else:
+            self.answer(200, b"abc")
+
+    def answer(self, status: int, content: bytes, **headers: str) -> None:
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": str(len(content))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_place_elsewhere_gets_no_login_and_its_connection_is_not_kept() -> None:
+    with Counting(("localhost", 0), Elsewhere) as behind:
+        threading.Thread(target=behind.serve_forever, args=(0.01,), daemon=True).start()
+        server = Server("http", f"127.0.0.1:{behind.server_port}", pauses=())
+        client = registry(server)
+        for _ in range(3):
+            assert b"".join(client.get_blob(f"sha256:{sha256(b'abc').hexdigest()}", 3)) == b"abc"
+        assert behind.connections == 1 + 3
         behind.shutdown()

@@ -88,7 +88,8 @@ class Farm:
         for module in (attempt, runner):
             patch(module, "boot_id", lambda: self.current.boot)
         patch(shutil, "disk_usage", lambda _: DiskUsage(PLENTY, 0, PLENTY))
-        patch(engine_builds, "ThreadPoolExecutor", lambda *_: Jobs(self.current.job))
+        for module in (engine_builds, farm_queue):
+            patch(module, "ThreadPoolExecutor", lambda *_: Jobs(self.current.job))
         patch(engine_builds, "new_id", self._new_id)
         patch(planning, "new_salt", self._new_id)
         # Slow and constant.
