@@ -75,8 +75,9 @@ async def follow(
     wanted: Wanted, seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 ) -> None:
     """An event stream, read as it comes."""
-    accept = "Accept: text/event-stream"
-    writer.write(f"GET {wanted.path} HTTP/1.1\r\nHost: dcd\r\n{accept}\r\n\r\n".encode())
+    # Otherwise the connection outlives the stream, for as long as an idle one may.
+    fields = "Accept: text/event-stream\r\nConnection: close"
+    writer.write(f"GET {wanted.path} HTTP/1.1\r\nHost: dcd\r\n{fields}\r\n\r\n".encode())
     await _head(seen, reader)
     events = 0
     async for line in reader:

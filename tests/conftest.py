@@ -98,6 +98,12 @@ def time_limit(item: pytest.Item) -> float:
     return own if own > float(item.config.getini("timeout")) else 0.0
 
 
+def rarer(since: float, least: float) -> float:
+    """The seconds until the next look for what has been waited for since then. Those who look as often for
+    minutes as for what takes no time take a tenth of a processor from the build that they wait for."""
+    return min(0.5, max(least, (time.monotonic() - since) / 20))
+
+
 @contextmanager
 def _no_file_left() -> Iterator[Callable[[], None]]:
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -290,7 +296,7 @@ class Daemon:
                 return status
             if time.monotonic() > deadline:
                 pytest.fail(f"still {status['state']}: {status}\n{self.log.read_text()[-3000:]}")
-            time.sleep(0.05)
+            time.sleep(rarer(deadline - seconds, 0.05))
 
     def wait_for_event(self, build: str, kind: str, seconds: float = 120.0) -> dict[str, Any]:
         """Until the build has an event of that type; returns the last of them."""
@@ -298,7 +304,7 @@ class Daemon:
         while not (found := [event for event in self._events(build) if event["type"] == kind]):
             if time.monotonic() > deadline:
                 pytest.fail(f"no {kind}: {self.events(build)}\n{self.log.read_text()[-3000:]}")
-            time.sleep(0.02)
+            time.sleep(rarer(deadline - seconds, 0.02))
         return found[-1]
 
     def leaks(self) -> list[str]:
