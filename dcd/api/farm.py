@@ -15,7 +15,7 @@ from dcd.engine.hosts import Host, Hosts, Wait, in_farm
 @dataclass(frozen=True, slots=True)
 class HostList:
     """The members of the farm, by name; none on a single machine. `waits` are the queued builds that no
-    member has taken, as this member has seen in the last seconds."""
+    member has taken."""
 
     hosts: tuple[Host, ...]
     waits: tuple[Wait, ...] = ()
@@ -44,15 +44,10 @@ async def _drain(api: Api, request: Request, *, draining: bool) -> Response:
 
 
 async def _list(farm: Hosts) -> HostList:
-    return HostList(tuple(await asyncio.to_thread(farm.hosts)), tuple(farm.census().waits))
+    census = await asyncio.to_thread(farm.census)
+    return HostList(tuple(census.hosts), tuple(census.waits))
 
 
 def problems(api: Api) -> list[str]:
     """What is wrong with this member, while it can serve."""
-    if api.engine.hosts is None:
-        return []
-    census = api.engine.hosts.census()
-    trouble = census.trouble
-    found = [f"{trouble.brief}: {trouble.details}"] if trouble else []
-    own = (each for each in census.hosts if each.host == api.records.host)
-    return found + [f"{each.host}: {what}" for each in own for what in each.warnings]
+    return [] if api.engine.hosts is None else api.engine.hosts.problems()

@@ -1,6 +1,6 @@
-"""The metrics of a farm: all members, and why builds wait, as this member saw them when it last looked.
+"""The metrics of a farm: all members, and why builds wait, as the database says.
 
-A scrape asks the database nothing, so it answers while that is away; then `dcd_farm_look_age_seconds` grows.
+A scrape answers with what it said last while it is away; then `dcd_farm_look_age_seconds` grows.
 """
 
 from collections import Counter as Tally
@@ -41,7 +41,7 @@ class FarmMetrics:
         )
         self._age = Gauge(
             "dcd_farm_look_age_seconds",
-            "Since this member has looked at the farm.",
+            "Since the database has said what is shown of the farm.",
             registry=registry,
         )
 

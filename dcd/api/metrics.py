@@ -193,7 +193,7 @@ class Metrics:
             self._hooks_failing.labels(hook.name).set(hook.attempts)
         if engine.hosts is not None:
             self._farm = self._farm or FarmMetrics(self._registry)
-            self._farm.show(engine.hosts.census())
+            self._farm.show(await asyncio.to_thread(engine.hosts.last_census))
         return await asyncio.to_thread(generate_latest, self._registry)
 
     def _measure(self, records: Records, *, in_farm: bool) -> None:

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from dcd.doctor import HostCheck
 from statemachine.build import BuildState
-from statemachine.errors import DcdError, UsageError
+from statemachine.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,23 +51,26 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class Census:
-    """What this member saw when it looked at the farm, `age_seconds` ago; ages in `hosts` are those of now.
-    `trouble` is why it has not looked since, or takes no builds."""
+    """The members, by name, and why builds wait, as the database said `age_seconds` ago; ages in `hosts` are
+    those of now."""
 
     hosts: Sequence[Host] = ()
     waits: Sequence[Wait] = ()
     age_seconds: float = 0.0
-    trouble: DcdError | None = None
 
 
 class Hosts(Protocol):
-    """What a member knows of the others. All methods but `census` block, and raise Unavailable."""
-
-    def hosts(self) -> list[Host]:
-        """All members, by name."""
+    """What a member knows of the others. All methods but `problems` block, and raise Unavailable unless they
+    say otherwise."""
 
     def census(self) -> Census:
-        """What is known of the members without a question to the database."""
+        """All members, and why builds wait."""
+
+    def last_census(self) -> Census:
+        """The same; while the database does not answer, what it said last. Raises nothing."""
+
+    def problems(self) -> list[str]:
+        """What is wrong with this member while it can serve, for people."""
 
     def examine(self) -> list[HostCheck]:
         """The state of the farm for `doctor`. Raises nothing."""

@@ -16,7 +16,7 @@ certificates may be refused. Nothing is decided by it."""
 
 
 class Queued(Placed, Protocol):
-    """What is known of an unfinished build (`dcd.farm.jobs.Situation`)."""
+    """What is known of an unfinished build (`store.eventlog.postgresql.members.Placement`)."""
 
     @property
     def build(self) -> str: ...
@@ -73,7 +73,7 @@ def clock_trouble(ahead_seconds: float | None) -> str:
 def census_of(
     members: Sequence[Member], builds: Iterable[Queued], lost_seconds: float, version: str
 ) -> Census:
-    """What one look at the database has found."""
+    """What the database says of the farm."""
     known: dict[str, Wait] = {}
     waits = []
     for each in builds:
@@ -92,7 +92,7 @@ def census_of(
 
 
 def aged(census: Census, seconds: float, lost_seconds: float) -> Census:
-    """The same so many seconds later, without another look."""
+    """The same so many seconds later, without another question."""
     hosts = [
         each
         if each.silent_seconds is None

@@ -17,6 +17,17 @@ RUNNABLE = frozenset({"queued", "running", "pausing", "cancelling"})
 
 
 @dataclass(frozen=True, slots=True)
+class Kind:
+    """Unfinished builds with the same takers: what they require, where they move, `host` where that counts.
+    `queue` is the one in which their jobs wait, None without one."""
+
+    requires: Sequence[str]
+    moves_to: str | None = None
+    host: str = ""
+    queue: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Situation:
     """An unfinished build: its state, its owner ("": none yet) and epoch, and its job. `job` is the id of one
     that is queued or taken, None without one; `worker_lost` says that the worker which took the job has
@@ -35,10 +46,10 @@ class Situation:
     moves_to: str | None = None
     queue: str | None = None
 
-    @property
-    def misplaced(self) -> bool:
-        """Whether the job is in a queue of members that are not to take the build any more."""
-        return self.queue is not None and self.queue != queue_of(self)
+
+def is_misplaced(found: Kind | Situation) -> bool:
+    """Whether the job is in a queue of members that are not to take the build any more."""
+    return found.queue is not None and found.queue != queue_of(found)
 
 
 class Next(Enum):
@@ -69,7 +80,7 @@ def next_for(
         return (
             Next.CONTINUE
         )  # even if it has a job: other members make one for a build of a lost member
-    if found.job is not None and not (found.fetched or found.misplaced):
+    if found.job is not None and not (found.fetched or is_misplaced(found)):
         return Next.NOTHING  # somebody will take it
     if found.state == "queued":
         # The worker that has the job is about to take the build.

@@ -4,6 +4,8 @@ Only a daemon with the table `[farm]` in its configuration imports this; it need
 """
 
 import asyncio
+import contextlib
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version
@@ -16,10 +18,10 @@ from psycopg.pq import Conninfo
 from dcd.configuration import Configuration
 from dcd.doctor import HostCheck
 from dcd.engine.broadcast import Broadcast
-from dcd.engine.hosts import Census, Host
+from dcd.engine.hosts import Census
 from dcd.engine.runner import Runner
 from dcd.farm.builds import FarmBuilds
-from dcd.farm.census import host_of
+from dcd.farm.census import aged, census_of, host_of
 from dcd.farm.examination import examine, failed
 from dcd.farm.queue import WAIT_SECONDS, Queue
 from dcd.farm.scheduler import FarmScheduler
@@ -27,12 +29,12 @@ from dcd.farm.takers import why_not_moved, why_queued
 from dcd.launcher.client import Privileged
 from dcd.planning.labels import code_label
 from statemachine.build import BuildState
-from statemachine.errors import Refused, Unavailable, UsageError
+from statemachine.errors import DcdError, Refused, Unavailable, UsageError
 from statemachine.events import BuildResumed, BuildSubmitted, Event, MoveRequested
 from store.eventlog import EventLog
 from store.eventlog.postgresql.connection import connect, explained
 from store.eventlog.postgresql.log import PostgresqlLog
-from store.eventlog.postgresql.members import drain, no_member, own_host, placements
+from store.eventlog.postgresql.members import drain, no_member, own_host
 
 logger = structlog.get_logger()
 
@@ -58,6 +60,7 @@ class FarmMember:
         self.host = _host_of(self._dsn)
         self._scheduler: FarmScheduler | None = None
         self._queue: Queue | None = None
+        self._counted, self._counted_at = Census(), time.monotonic()
 
     def open_log(self, directory: Path) -> PostgresqlLog:
         """The log of the farm; `directory` keeps what this host knows of it."""
@@ -85,19 +88,36 @@ class FarmMember:
         )
         return self._scheduler
 
-    def hosts(self) -> list[Host]:
-        """See `dcd.engine.hosts.Hosts`."""
-        lost_seconds, own = self._settings().farm_lost_seconds, version("dcd")
-        return [host_of(each, lost_seconds, own) for each in self._log.members()]
-
     def census(self) -> Census:
         """See `dcd.engine.hosts.Hosts`."""
-        return Census() if self._queue is None else self._queue.census()
+        lost_seconds, own = self._settings().farm_lost_seconds, version("dcd")
+        found = census_of(self._log.members(), self._log.placements(), lost_seconds, own)
+        self._counted, self._counted_at = found, time.monotonic()
+        return found
+
+    def last_census(self) -> Census:
+        """See `dcd.engine.hosts.Hosts`."""
+        if self._queue is not None and self._queue.answers:
+            with contextlib.suppress(DcdError):
+                return self.census()
+        age_seconds = time.monotonic() - self._counted_at
+        return aged(self._counted, age_seconds, self._settings().farm_lost_seconds)
+
+    def problems(self) -> list[str]:
+        """See `dcd.engine.hosts.Hosts`."""
+        if self._queue is None:
+            return []
+        trouble, me = self._queue.trouble, self._queue.me
+        found = [f"{trouble.brief}: {trouble.details}"] if trouble else []
+        if me is not None:
+            own = host_of(me, self._settings().farm_lost_seconds, me.version)
+            found += [f"{own.host}: {what}" for what in own.warnings]
+        return found
 
     def examine(self) -> list[HostCheck]:
         """See `dcd.engine.hosts.Hosts`."""
         found = examine(self._dsn, self._settings().farm_lost_seconds, self._log.directory)
-        if trouble := self.census().trouble:
+        if self._queue is not None and (trouble := self._queue.trouble):
             found.append(failed("farm queue", "warning", trouble))
         return found
 
@@ -115,7 +135,7 @@ class FarmMember:
         """A build with the labels that the database has of it: an imported one has its host's there only."""
         if not self._log.origin or build.epoch:
             return build
-        found = (each.requires for each in placements(self._dsn) if each.build == build.id)
+        found = (each.requires for each in self._log.placements() if each.build == build.id)
         return replace(build, requires=tuple(next(found, build.requires)))
 
     def require_move(self, build: BuildState, to: str) -> None:
@@ -169,8 +189,12 @@ class FarmMember:
             self._heard(event)
 
     def _submitted(self, event: Event) -> None:
-        if isinstance(event.data, BuildSubmitted | BuildResumed | MoveRequested):
-            self._looked()
+        match event.data:
+            case BuildSubmitted(requires=requires):
+                if self._queue is not None and not self._queue.knows(requires):
+                    self._looked()
+            case BuildResumed() | MoveRequested():
+                self._looked()
 
     def _looked(self) -> None:
         if self._queue is not None:

@@ -7,6 +7,10 @@ worker ends when its connection does, and is started again; builds that are driv
 continues the builds that it drove before it started again (`dcd.farm.jobs`). While it stops it only says that
 it lives. Without the database everything here waits.
 
+A look reads what this member decides with, so that its cost does not grow with the number of members: itself,
+the members that come before it for a build (`dcd.farm.takers.rivals`), the kinds of builds that there are,
+and the builds that may need a job.
+
 Source: https://procrastinate.readthedocs.io (workers, `lock`, `queueing_lock`, stalled jobs).
 """
 
@@ -14,10 +18,10 @@ import asyncio
 import contextlib
 import logging
 import math
-import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -29,11 +33,10 @@ from procrastinate.jobs import Status
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import class_row
 
-from dcd.engine.hosts import Census
-from dcd.farm.census import aged, census_of
-from dcd.farm.jobs import Next, Situation, may_take, next_for
+from dcd.farm.jobs import Kind, Next, Situation, is_misplaced, may_take, next_for
+from dcd.farm.placing import queue_name
 from dcd.farm.scheduler import FarmScheduler
-from dcd.farm.takers import Placed, queue_of, takers
+from dcd.farm.takers import Placed, queue_of, rivals, takers
 from dcd.platform.host_labels import of_slots
 from statemachine.errors import DcdError, Unavailable
 from store.eventlog.postgresql.connection import (
@@ -44,7 +47,7 @@ from store.eventlog.postgresql.connection import (
     explain,
     explained,
 )
-from store.eventlog.postgresql.members import Member, heartbeat, lost, members_by
+from store.eventlog.postgresql.members import Member, heartbeat, lost, members_by, some_by
 
 logger = structlog.get_logger()
 
@@ -68,6 +71,8 @@ END_SECONDS = 10.0
 
 TASK = "drive"
 
+VERSION = version("dcd")
+
 SCHEMA = "queue"
 """Of Procrastinate's tables and functions."""
 
@@ -78,22 +83,19 @@ of the database all of them. `store.eventlog.postgresql.members.lost` is more ca
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What one look at the database found: this member, all members, the time after which a silent one is
-    gone as far as this one may judge, the queues of unfinished builds and whether this member is to take
-    them, the builds that need a job, those that this member continues without one, and what people see of
-    it."""
+    """What one look at the database found: this member, the time after which a silent one is gone as far as
+    this one may judge, the queues of unfinished builds and whether this member is to take them, the builds
+    that need a job, and those that this member continues without one."""
 
     me: Member
-    members: Sequence[Member] = ()
     gone_seconds: float = math.inf
     queues: Mapping[str, bool] = field(default_factory=dict)
     missing: tuple[Situation, ...] = ()
     left: tuple[Situation, ...] = ()
-    census: Census | None = None
 
-    def may_take(self, build: Placed) -> bool:
-        """Whether this member is to take a build."""
-        return self.me in takers(build, self.members, self.gone_seconds)
+    def takes(self, build: Placed, others: Sequence[Member]) -> bool:
+        """Whether this member is to take a build; `others` are its rivals for it."""
+        return self.me in takers(build, [self.me, *others], self.gone_seconds)
 
 
 def application(dsn: str) -> procrastinate.App:
@@ -138,16 +140,28 @@ class Queue:
         self._answers = asyncio.Event()
         """Set while the database answers."""
         self._connection: Connection | None = None
-        self._census, self._looked_at = Census(), time.monotonic()
+        self._known: Mapping[str, bool] = {}
+        """The queues of the last look."""
+        self.me: Member | None = None
+        """This member, as its last look has found it."""
         self._troubles: dict[str, DcdError] = {}
         """Why a part of the work waits at present, by the part."""
 
-    def census(self) -> Census:
-        """What the last look at the database has found."""
-        age = time.monotonic() - self._looked_at
+    @property
+    def answers(self) -> bool:
+        """Whether the database has answered when this member looked last."""
+        return self._answers.is_set()
+
+    @property
+    def trouble(self) -> DcdError | None:
+        """Why this member does not look at the farm, or takes no builds; None when all is well."""
         found = (self._troubles.get(part) for part in ("look", "database", "work"))
-        trouble = next(filter(None, found), None)
-        return replace(aged(self._census, age, self._lost_seconds), trouble=trouble)
+        return next(filter(None, found), None)
+
+    def knows(self, requires: Sequence[str]) -> bool:
+        """Whether this member has decided about builds that require these labels. Of a new one it hears by
+        its job, then."""
+        return queue_name(requires) in self._known
 
     def wake(self) -> None:
         """Look now: a build is new, or has stopped here."""
@@ -193,7 +207,7 @@ class Queue:
 
     def _may_take(self, build: str, epoch: int, maker: str) -> bool:
         with explained(), connect_to(self._dsn, self._farm) as connection:
-            found = self._runnable(connection, build)
+            found = self._situations(connection, _RUNNABLE_ONE, {"build": build})
             lost_hosts = lost(connection, self._lost_seconds)
         return may_take(found[0] if found else None, self._host, epoch, maker, lost_hosts)
 
@@ -236,12 +250,14 @@ class Queue:
 
     async def _look_always(self) -> None:
         """Look again and again, until the connection is lost."""
+        loop = asyncio.get_running_loop()
         try:
             # A member that lives says so before anything else: a pool may take long to connect again.
             await self._look_once()
             async with application(self._dsn).open_async() as putting:
                 while True:
                     self._news.clear()
+                    settled_at = loop.time() + SETTLE_SECONDS
                     found = await self._look_once()
                     for missing in found.missing:
                         if await self._scheduler.can_continue(missing.build):
@@ -251,10 +267,9 @@ class Queue:
                             await self._scheduler.resume(left.build)
                         await _drop_job(putting, left)
                     self._troubles.pop("look", None)
-                    settled = asyncio.create_task(asyncio.sleep(SETTLE_SECONDS))
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(self._news.wait(), self._interval)
-                    await settled
+                    await asyncio.sleep(settled_at - loop.time())
         finally:
             self._answers.clear()
 
@@ -264,11 +279,10 @@ class Queue:
         if self._scheduler.draining != found.me.draining:
             self._scheduler.draining = found.me.draining
             self._scheduler.wake()
-        self._scheduler.may_take = found.may_take
+        self._scheduler.may_take = partial(self._is_for_this, found)
         self._listen_to(found)
         self._answers.set()
-        if found.census is not None:
-            self._census, self._looked_at = found.census, time.monotonic()
+        self.me, self._known = found.me, found.queues
         return found
 
     def _listen_to(self, found: Found) -> None:
@@ -300,9 +314,9 @@ class Queue:
     def _seen(self, connection: Connection, driving: frozenset[str]) -> Found:
         # A shorter gap than this makes nobody look lost.
         labels = [*self._labels, of_slots(self._scheduler.slots)]
-        heartbeat(connection, self._lost_seconds / 2, labels, version("dcd"))
-        everybody = members_by(connection)
-        me = next((each for each in everybody if each.host == self._host), None)
+        heartbeat(connection, self._lost_seconds / 2, labels, VERSION)
+        kinds = self._kinds(connection)
+        me, others = self._rivals(connection, kinds)
         try:
             check(connection)  # a newer dcd may have renewed it
             self._troubles.pop("database", None)
@@ -314,29 +328,55 @@ class Queue:
             return Found(me)
         # After an outage of the database everybody looks gone.
         gone_seconds = self._lost_seconds if me.unbroken_seconds >= self._lost_seconds else math.inf
-        found = Found(me, everybody, gone_seconds)
+        found = Found(me, gone_seconds)
         lost_hosts = lost(connection, self._lost_seconds)
         connection.execute(_REMOVE_OVER, {"seconds": self._lost_seconds})
-        rows = self._runnable(connection)
-        queues = {queue_of(row): row for row in rows}
-        may = {queue: found.may_take(row) for queue, row in queues.items()}
         decided = [
-            (row, next_for(row, self._host, driving, lost_hosts, keeps=may[queue_of(row)]))
-            for row in rows
+            (row, next_for(row, self._host, driving, lost_hosts, keeps=found.takes(row, others)))
+            for row in self._undecided(connection, kinds, lost_hosts)
         ]
         return replace(
             found,
-            queues=may,
+            queues={queue_of(kind): found.takes(kind, others) for kind in kinds},
             missing=tuple(row for row, then in decided if then is Next.MAKE_JOB),
             left=tuple(row for row, then in decided if then is Next.CONTINUE),
-            census=census_of(everybody, rows, self._lost_seconds, version("dcd")),
         )
 
-    def _runnable(self, connection: Connection, build: str | None = None) -> list[Situation]:
-        """The builds that some member is to drive, or of them the one with this id."""
-        given = {"seconds": self._lost_seconds, "build": build}
+    def _is_for_this(self, found: Found, build: Placed) -> bool:
+        """Whether this member is to take a build, which may have changed since it has looked. Blocking.
+        Raises DcdError."""
+        if not rivals([build], self._host, found.me.announced):
+            return found.takes(build, ())
+        with explained(), connect_to(self._dsn, self._farm) as connection:
+            return found.takes(build, self._rivals(connection, [build])[1])
+
+    def _rivals(
+        self, connection: Connection, builds: Iterable[Placed]
+    ) -> tuple[Member | None, list[Member]]:
+        """This member, and those that could come before it for one of these builds."""
+        named = rivals(builds, self._host, self._labels)
+        some = some_by(connection, {self._host, *named.hosts}, named.announcing)
+        everybody = members_by(connection) if named.everybody else some
+        me = next((each for each in some if each.host == self._host), None)
+        return me, [each for each in everybody if each.host != self._host]
+
+    def _kinds(self, connection: Connection) -> list[Kind]:
+        with connection.cursor(row_factory=class_row(Kind)) as cursor:
+            return cursor.execute(_KINDS).fetchall()
+
+    def _undecided(
+        self, connection: Connection, kinds: Iterable[Kind], lost_hosts: Sequence[str]
+    ) -> list[Situation]:
+        """The builds for which `next_for` may say that something is to be done, by priority and age."""
+        misplaced = [each.queue for each in kinds if is_misplaced(each)]
+        given = {"here": self._host, "lost": lost_hosts, "misplaced": misplaced}
+        return self._situations(connection, _UNDECIDED, given)
+
+    def _situations(
+        self, connection: Connection, statement: str, given: Mapping[str, object]
+    ) -> list[Situation]:
         with connection.cursor(row_factory=class_row(Situation)) as cursor:
-            return cursor.execute(_RUNNABLE, given).fetchall()
+            return cursor.execute(statement, {"seconds": self._lost_seconds, **given}).fetchall()
 
 
 def _forgive_jobs(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -376,22 +416,38 @@ def _trouble(error: Exception) -> DcdError:
     return Unavailable("this member takes no builds", str(cause), "report it: this is a defect")
 
 
-_RUNNABLE = f"""
+_RUNNABLE = "b.state IN ('queued', 'running', 'pausing', 'cancelling')"
+_KINDS = f"""
+    SELECT DISTINCT p.requires, p.moves_to, CASE WHEN p.moves_to = '' THEN p.host ELSE '' END AS host,
+        j.queue_name AS queue
+    FROM dcd.builds b JOIN dcd.placements p ON p.build = b.id
+    LEFT JOIN {SCHEMA}.procrastinate_jobs j ON j.lock = b.id AND j.status = 'todo'
+    WHERE {_RUNNABLE}
+"""
+_SITUATIONS = f"""
     SELECT b.id AS build, b.state, p.host, p.epoch, b.priority, p.requires, p.moves_to,
         j.id AS job, j.queue_name AS queue,
         coalesce(j.status = 'doing', false) AS fetched,
-        j.status = 'doing' AND (w.id IS NULL OR w.last_heartbeat < now() - make_interval(secs => %(seconds)s))
-            AND pg_postmaster_start_time() < now() - make_interval(secs => %(seconds)s) IS TRUE AS worker_lost
+        coalesce(j.status = 'doing', false)
+            AND (w.id IS NULL OR w.last_heartbeat < now() - make_interval(secs => %(seconds)s))
+            AND pg_postmaster_start_time() < now() - make_interval(secs => %(seconds)s) AS worker_lost
     FROM dcd.builds b JOIN dcd.placements p ON p.build = b.id
     LEFT JOIN LATERAL (
         SELECT * FROM {SCHEMA}.procrastinate_jobs q WHERE q.lock = b.id AND q.status IN ('todo', 'doing')
         ORDER BY q.status = 'doing' DESC LIMIT 1
     ) j ON true
     LEFT JOIN {SCHEMA}.procrastinate_workers w ON w.id = j.worker_id
-    WHERE b.state IN ('queued', 'running', 'pausing', 'cancelling')
-        AND b.id = coalesce(%(build)s::text, b.id)
+    WHERE {_RUNNABLE} AND
+"""
+_RUNNABLE_ONE = f"{_SITUATIONS} b.id = %(build)s"
+_UNDECIDED = f"""
+    {_SITUATIONS} (
+        p.host = %(here)s
+        OR (b.state = 'queued' OR p.host = '' OR p.host = ANY(%(lost)s))
+            AND (j.status IS DISTINCT FROM 'todo' OR j.queue_name = ANY(%(misplaced)s)))
     ORDER BY b.priority DESC, b.submitted_position
 """
+"""Not those that members drive which are not lost, and those whose job waits where it should."""
 _REMOVE_OVER = f"""
     DELETE FROM {SCHEMA}.procrastinate_jobs j USING dcd.builds b
     WHERE b.id = j.lock AND b.state IN ('completed', 'cancelled') AND NOT EXISTS (

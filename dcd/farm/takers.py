@@ -6,7 +6,8 @@ is there that fulfils them: a build never waits for one that is gone. Any member
 keys of its own code (`dcd.planning.labels.with_code`).
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from dcd.farm.placing import Labelled, is_alive, is_code, lacking, queue_name, why_waits
@@ -37,6 +38,29 @@ def queue_of(build: Placed) -> str:
 def takers(build: Placed, members: Sequence[Member], lost_seconds: float) -> list[Member]:
     """The members that are to take a build. One that has not been heard for `lost_seconds` is gone."""
     return _with_code(build, _at_goal(build, _able(build, members, lost_seconds)))
+
+
+@dataclass(frozen=True, slots=True)
+class Rivals:
+    """The other members that one has to know to decide whether it is to take builds: these `hosts`, those
+    that announce one of the labels `announcing`, or `everybody`."""
+
+    hosts: frozenset[str]
+    announcing: frozenset[str]
+    everybody: bool
+
+    def __bool__(self) -> bool:
+        return bool(self.hosts or self.announcing or self.everybody)
+
+
+def rivals(builds: Iterable[Placed], here: str, announced: Collection[str]) -> Rivals:
+    """Whom the member `here`, which announces these labels, has to know: mostly nobody. `takers` has it
+    among them and itself when it has it among all members."""
+    given = list(builds)
+    goals = {each.moves_to for each in given if each.moves_to}
+    code = {label for each in given for label in each.requires if is_code(label)}
+    leaves = any(each.moves_to == "" and each.host == here for each in given)
+    return Rivals(frozenset(goals - {here}), frozenset(code - {*announced}), leaves)
 
 
 def why_queued(build: Placed, members: Sequence[Labelled], lost_seconds: float) -> str:

@@ -4,11 +4,11 @@ Only a farm imports this package: it needs psycopg, which `pip install dcd[farm]
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import psycopg
@@ -21,6 +21,7 @@ from store.eventlog.errors import Conflict, LogDamaged
 from store.eventlog.high_water import HighWater
 from store.eventlog.interface import May, OnCommit, whatever
 from store.eventlog.postgresql.connection import (
+    Connection,
     another_farm,
     check,
     connect,
@@ -31,7 +32,7 @@ from store.eventlog.postgresql.connection import (
     reading_engine,
 )
 from store.eventlog.postgresql.listener import Listener
-from store.eventlog.postgresql.members import Member, members_by
+from store.eventlog.postgresql.members import Member, Placement, members_by, placements_by
 from store.eventlog.postgresql.writer import (
     PostgresqlWriter,
     as_stored,
@@ -43,6 +44,8 @@ from store.eventlog.writer import Append, Part
 from store.host.durable import write_file
 
 logger = logging.getLogger(__name__)
+
+Answer = TypeVar("Answer")
 
 TRIES = 3
 """Of a taking, when people give commands to the build meanwhile."""
@@ -109,10 +112,17 @@ class PostgresqlLog(Queries):
 
     def members(self) -> list[Member]:
         """The members of the farm, by host. Raises Unavailable."""
+        return self._asked(members_by)
+
+    def placements(self) -> list[Placement]:
+        """Where the unfinished builds are, oldest first. Raises Unavailable."""
+        return self._asked(placements_by)
+
+    def _asked(self, ask: Callable[[Connection], Answer]) -> Answer:
         with self._reading() as connection:
             driver = connection.connection.driver_connection
             assert isinstance(driver, psycopg.Connection)
-            return members_by(driver)
+            return ask(driver)
 
     def take(self, build: str, host: str, may: May = whatever) -> int:
         with explained(), connect_to(self._dsn, self.farm) as connection:

@@ -5,7 +5,7 @@ An administrator adds and removes members; a member says that it lives, and sees
 
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -26,8 +26,9 @@ class Member:
     """A member. `labels` are what builds may require of it, by the administrator's word; `announced` those
     that it found itself. `silent_seconds` since its last heartbeat (None: it has sent none),
     `unbroken_seconds` since its heartbeats follow each other without a gap. `builds` are the unfinished ones
-    that it owns, `working` those of them that work. `clock_ahead_seconds` is how far its clock is ahead of
-    the database's, as its last heartbeat said (None: it has sent none, or is of an earlier version)."""
+    that it owns, `working` those of them that work; `members_by` fills both in. `clock_ahead_seconds` is how
+    far its clock is ahead of the database's, as its last heartbeat said (None: it has sent none, or is of an
+    earlier version)."""
 
     role: str
     host: str
@@ -37,14 +38,15 @@ class Member:
     draining: bool
     silent_seconds: float | None
     unbroken_seconds: float
-    builds: list[str]
+    builds: list[str] = field(default_factory=list)
     clock_ahead_seconds: float | None = None
     working: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where an unfinished build is: `host` is "" and `epoch` 0 before it was taken."""
+    """Where an unfinished build is: `host` is "" and `epoch` 0 before it was taken. `moves_to` as in
+    `BuildState`."""
 
     build: str
     state: str
@@ -52,6 +54,7 @@ class Placement:
     host: str
     epoch: int
     requires: list[str]
+    moves_to: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +130,16 @@ def members_by(connection: Connection) -> list[Member]:
         return cursor.execute(_MEMBERS).fetchall()
 
 
+def some_by(
+    connection: Connection, hosts: Collection[str], announcing: Collection[str]
+) -> list[Member]:
+    """These hosts, and those that announce one of these labels, by host and without their builds. Raises
+    psycopg.Error."""
+    given = {"hosts": sorted(hosts), "announcing": sorted(announcing)}
+    with connection.cursor(row_factory=class_row(Member)) as cursor:
+        return cursor.execute(_SOME, given).fetchall()
+
+
 def own_host(connection: Connection) -> str:
     """The name of the member whose role this connection has. Raises Unavailable for one that is none,
     psycopg.Error."""
@@ -144,8 +157,13 @@ def placements(dsn: str) -> list[Placement]:
     """Where the unfinished builds are, oldest first. Raises LogDamaged, Unavailable."""
     with explained(), connect(dsn) as connection:
         check(connection)
-        with connection.cursor(row_factory=class_row(Placement)) as cursor:
-            return cursor.execute(_PLACEMENTS).fetchall()
+        return placements_by(connection)
+
+
+def placements_by(connection: Connection) -> list[Placement]:
+    """The same over a connection that is there. Raises psycopg.Error."""
+    with connection.cursor(row_factory=class_row(Placement)) as cursor:
+        return cursor.execute(_PLACEMENTS).fetchall()
 
 
 def heartbeat(
@@ -197,15 +215,20 @@ _OWNED = """
 _WORKING = _OWNED.replace(
     "NOT IN ('completed', 'cancelled')", "IN ('running', 'pausing', 'cancelling')"
 )
+_COLUMNS = """
+    role, host, labels, announced, version, draining,
+    extract(epoch FROM now() - seen_at)::float8 AS silent_seconds,
+    coalesce(extract(epoch FROM now() - unbroken_since), 0)::float8 AS unbroken_seconds, clock_ahead_seconds
+"""
 _MEMBERS = f"""
-    SELECT role, host, labels, announced, version, draining,
-        extract(epoch FROM now() - seen_at)::float8 AS silent_seconds,
-        coalesce(extract(epoch FROM now() - unbroken_since), 0)::float8 AS unbroken_seconds,
-        ARRAY({_OWNED}) AS builds, ARRAY({_WORKING}) AS working, clock_ahead_seconds
-    FROM members m ORDER BY host
+    SELECT {_COLUMNS}, ARRAY({_OWNED}) AS builds, ARRAY({_WORKING}) AS working FROM members m ORDER BY host
+"""
+_SOME = f"""
+    SELECT {_COLUMNS} FROM members WHERE host = ANY(%(hosts)s) OR announced && %(announcing)s::text[]
+    ORDER BY host
 """
 _PLACEMENTS = """
-    SELECT p.build, b.state, b.priority, p.host, p.epoch, p.requires
+    SELECT p.build, b.state, b.priority, p.host, p.epoch, p.requires, p.moves_to
     FROM placements p JOIN builds b ON b.id = p.build
     WHERE b.state NOT IN ('completed', 'cancelled') ORDER BY b.submitted_position
 """

@@ -143,7 +143,7 @@ def test_what_is_on_the_disk_is_measured_once_a_minute(request_, app, monkeypatc
 
 
 def test_a_scrape_of_any_member_tells_of_all_members_and_why_builds_wait(request_, app):
-    app.state.engine.hosts = SimpleNamespace(census=lambda: FARM)
+    app.state.engine.hosts = SimpleNamespace(last_census=lambda: FARM)
 
     found = Scraped(request_("GET", "/metrics").text)
 
@@ -159,7 +159,7 @@ def test_a_scrape_of_any_member_tells_of_all_members_and_why_builds_wait(request
     series = found.samples["dcd_farm_queue_waiting"]
     assert len(series) == 21, "manifests name labels as they like"
     assert sum(each.value for each in series) == 100
-    app.state.engine.hosts = SimpleNamespace(census=Census)
+    app.state.engine.hosts = SimpleNamespace(last_census=Census)
     assert Scraped(request_("GET", "/metrics").text).value("dcd_farm_member_up") is None
 
 
@@ -168,7 +168,7 @@ def test_a_scrape_of_a_farm_counts_the_builds_of_all_members_and_works_without_t
 ):
     for _ in range(2):
         assert request_("POST", "/v1/builds", json=submission).status_code == 201
-    app.state.engine.hosts = SimpleNamespace(census=Census)
+    app.state.engine.hosts = SimpleNamespace(last_census=Census)
     app.state.builds._machines.clear()  # another member has them
     found = Scraped(request_("GET", "/metrics").text)
     assert found.value("dcd_builds", state="queued") == 2

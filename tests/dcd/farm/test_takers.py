@@ -1,12 +1,13 @@
 """Who is to take a build among those that can, and that no build waits for a member that is gone."""
 
+import random
 from dataclasses import dataclass
 
 import pytest
 
 from dcd.farm.jobs import Next, Situation, next_for
 from dcd.farm.placing import queue_name
-from dcd.farm.takers import queue_of, takers, why_not_moved, why_queued
+from dcd.farm.takers import queue_of, rivals, takers, why_not_moved, why_queued
 
 LOST_SECONDS = 120.0
 
@@ -106,6 +107,38 @@ def test_a_job_in_the_queue_of_others_is_made_again() -> None:
 def test_an_owner_that_is_to_lose_a_build_does_not_continue_it() -> None:
     left = Situation("x", "running", "a", 1, moves_to="c")
     assert next_for(left, "a", [], [], keeps=False) is Next.MAKE_JOB
+
+
+def test_a_member_that_knows_its_rivals_decides_as_if_it_knew_everybody() -> None:
+    chance = random.Random(0)
+    for _ in range(3000):
+        members = [
+            Member(
+                host,
+                chance.choice((("amd64",), ("arm64",))),
+                ("amd64", "arm64", chance.choice(("dcd:old", "dcd:new"))),
+                chance.random() < 0.2,
+                chance.choice((1.0, 1.0, 500.0, None)),
+            )
+            for host in "abcd"
+        ]
+        goal, owner = chance.choice((None, None, "", *"abcdx")), chance.choice(("", *"abcd"))
+        build = Build(goal, owner, chance.choice((("amd64", "dcd:old"), ("arm64", "dcd:new"))))
+        me, *others = members
+        found = rivals([build], me.host, me.announced)
+        known = [
+            each
+            for each in others
+            if found.everybody
+            or each.host in found.hosts
+            or not found.announcing.isdisjoint(each.announced)
+        ]
+        everything = me in takers(build, members, LOST_SECONDS)
+        assert (me in takers(build, [me, *known], LOST_SECONDS)) is everything, (build, members)
+
+
+def test_a_member_knows_nobody_for_builds_of_its_own_code_that_do_not_move() -> None:
+    assert not rivals([Build(), Build("a"), Build("", host="b")], "a", A.announced)
 
 
 def test_people_read_why_only_some_members_take_a_build() -> None:

@@ -8,20 +8,20 @@ both. The clock is the world's. Defects can be planted: see `Database`.
 
 import json
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
-from copy import copy
-from dataclasses import dataclass, field
-from functools import partial
-from types import SimpleNamespace
-from typing import Any, NamedTuple
+from dataclasses import replace
+from functools import cache, partial
+from typing import Any
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 from simulated_projections import Mirror
 from simulated_queue import Jobs
+from simulated_rows import Build, Line, MemberRow, Owner, Raised, Row, Rows
 
 from dcd.farm import queue
-from dcd.farm.jobs import RUNNABLE, Situation
+from dcd.farm.jobs import RUNNABLE, Kind, Situation
 from statemachine.codec import FIRST_HASH, HASHED, event_hash
 from statemachine.events import Event
 from store.eventlog.postgresql import members
@@ -29,92 +29,6 @@ from store.eventlog.postgresql.schema import FACTS
 from store.eventlog.projection import event_of
 
 ENDING = {"completed": "BuildCompleted", "cancelled": "BuildCancelled"}
-
-
-class Raised(psycopg.Error):
-    """An error that a function raises."""
-
-    def __init__(self, state: str, why: object) -> None:
-        super().__init__(str(why))
-        self.sqlstate = state
-
-    @property
-    def diag(self) -> Any:
-        return SimpleNamespace(message_primary=str(self))
-
-
-@dataclass(eq=False)
-class Line:
-    """The way of a host to the database. `breaks` counts how often its connections were lost; `losing` says
-    how many of the next writes are carried out without their answer arriving, which breaks them too."""
-
-    cut: bool = False
-    breaks: int = 0
-    losing: int = 0
-
-
-class Row(NamedTuple):
-    """A row of `events`."""
-
-    position: int
-    build: str
-    sequence: int
-    type: str
-    version: int
-    time: str
-    actor: str
-    data: str
-    hash: str
-
-
-@dataclass
-class Owner:
-    """A row of `placements`."""
-
-    epoch: int
-    host: str
-    requires: list[str]
-    moves_to: str | None = None
-
-
-@dataclass
-class MemberRow:
-    """A row of `members`; times are those of the database."""
-
-    role: str
-    host: str
-    labels: list[str]
-    announced: list[str] = field(default_factory=list)
-    version: str = ""
-    draining: bool = False
-    seen_at: float | None = None
-    unbroken_since: float | None = None
-
-
-@dataclass
-class Build:
-    """A build: its row in `builds`, its owner, its events and the keys of its layers."""
-
-    row: dict[str, Any]
-    owner: Owner
-    rows: list[Row] = field(default_factory=list)
-    events: list[Event] = field(default_factory=list)
-    keys: set[str] = field(default_factory=set)
-
-    def copied(self) -> "Build":
-        return Build(
-            dict(self.row), copy(self.owner), list(self.rows), list(self.events), set(self.keys)
-        )
-
-
-class Rows(list[Any]):
-    """What a statement returns."""
-
-    def fetchone(self) -> Any:
-        return self[0] if self else None
-
-    def fetchall(self) -> list[Any]:
-        return self
 
 
 class Database:
@@ -140,6 +54,8 @@ class Database:
         self.listeners: list[Callable[[], None]] = []
         """Called after each commit."""
         self._mirror: Mirror | None = None
+        self.asked: Counter[str] = Counter()
+        """The number of rows that each question has read, by its name."""
 
     def add(self, host: str, labels: Sequence[str]) -> None:
         """What an administrator does."""
@@ -151,7 +67,7 @@ class Database:
             self.members[role] = MemberRow(role, host, list(labels))
 
     def connect(self, dsn: str) -> "Connection":
-        role = str(conninfo_to_dict(dsn)["user"])
+        role = role_in(dsn)
         if not self.reaches(role):
             raise psycopg.OperationalError("connection refused")
         return Connection(self, role, self.lines[role])
@@ -347,54 +263,104 @@ class Database:
             return []
         if not (self.started_at < ago and me.unbroken_since < ago < me.seen_at):
             return []
-        seen = {member.host: member.seen_at for member in self.members.values()}
         owners = {build.owner.host for build in self.unfinished.values() if build.owner.epoch > 0}
+        rows = {host: self.members.get(members.role_of(host)) for host in owners}
+        seen = {host: row.seen_at for host, row in rows.items() if row is not None}
         silent = [host for host in owners if (at := seen.get(host)) is None or at < ago]
         return [(host,) for host in sorted(silent)]
 
-    def all_members(self, role: str) -> list[Any]:
-        now = self.now()
+    def all_members(self, role: str) -> list[members.Member]:
         owned: dict[str, list[str]] = {}
         for name, build in self.unfinished.items():
             owned.setdefault(build.owner.host, []).append(name)
+        rows = sorted(self.members.values(), key=lambda each: each.host)
+        return [replace(self._shown(each), builds=owned.get(each.host, [])) for each in rows]
+
+    def some_members(self, role: str, given: dict[str, Any]) -> list[Any]:
+        """`some_by` of `store.eventlog.postgresql.members`."""
+        announcing = {*given["announcing"]}
+        if announcing:
+            rows = [
+                each
+                for each in self.members.values()
+                if each.host in given["hosts"] or not announcing.isdisjoint(each.announced)
+            ]
+        else:
+            named = (self.members.get(members.role_of(host)) for host in given["hosts"])
+            rows = [each for each in named if each is not None]
+        return [self._shown(each) for each in sorted(rows, key=lambda each: each.host)]
+
+    def _shown(self, each: MemberRow) -> members.Member:
+        now = self.now()
+        return members.Member(
+            *(each.role, each.host, each.labels, each.announced, each.version, each.draining),
+            None if each.seen_at is None else now - each.seen_at,
+            0.0 if each.unbroken_since is None else now - each.unbroken_since,
+        )
+
+    def placements(self) -> list[members.Placement]:
         return [
-            members.Member(
-                *(each.role, each.host, each.labels, each.announced, each.version, each.draining),
-                None if each.seen_at is None else now - each.seen_at,
-                0.0 if each.unbroken_since is None else now - each.unbroken_since,
-                owned.get(each.host, []),
+            members.Placement(
+                *(name, build.row["state"], build.row["priority"]),
+                *(build.owner.host, build.owner.epoch, build.owner.requires, build.owner.moves_to),
             )
-            for each in sorted(self.members.values(), key=lambda each: each.host)
+            for name, build in self.unfinished.items()
         ]
 
-    def runnable(self, role: str, given: dict[str, Any]) -> list[Any]:
-        """What each runnable build, or the one that is given, looks like to the reconciler."""
-        ago = self.now() - given["seconds"]
+    def kinds(self, role: str) -> list[Any]:
+        """The kinds of runnable builds."""
+        found: dict[tuple[Any, ...], list[str]] = {}
+        for name, build in self.unfinished.items():
+            if build.row["state"] in RUNNABLE:
+                owner, job = build.owner, self.jobs.of(name, "todo")
+                host = owner.host if owner.moves_to == "" else ""
+                queue = job and job.queue_name
+                found[tuple(owner.requires), owner.moves_to, host, queue] = owner.requires
+        return [Kind(requires, *kind[1:]) for kind, requires in found.items()]
+
+    def runnable_one(self, role: str, given: dict[str, Any]) -> list[Any]:
+        """What one build looks like to the reconciler, if it is runnable."""
+        build = self.unfinished.get(given["build"])
+        if build is None or build.row["state"] not in RUNNABLE:
+            return []
+        return [self._situation(given["build"], build, given["seconds"])]
+
+    def undecided(self, role: str, given: dict[str, Any]) -> list[Any]:
+        """The runnable builds about which a member may have to do something."""
+        for_lost = {"", *given["lost"]}
         found = []
         for name, build in self.unfinished.items():
-            if build.row["state"] not in RUNNABLE or given["build"] not in (None, name):
+            state, host = build.row["state"], build.owner.host
+            if state not in RUNNABLE:
                 continue
-            job = self.jobs.of(name)
-            fetched = job is not None and job.status == "doing"
-            beat = self.jobs.workers.get(job.worker_id or 0) if job else None
-            silent = fetched and (beat is None or beat < ago) and self.started_at < ago
-            owner = build.owner
-            found.append(
-                Situation(
-                    build=name,
-                    state=build.row["state"],
-                    host=owner.host,
-                    epoch=owner.epoch,
-                    job=job and job.id,
-                    fetched=fetched,
-                    worker_lost=silent,
-                    priority=build.row["priority"],
-                    requires=owner.requires,
-                    moves_to=owner.moves_to,
-                    queue=job and job.queue_name,
-                )
-            )
+            if host != given["here"]:
+                if state != "queued" and host not in for_lost:
+                    continue
+                job = self.jobs.of(name)
+                if job and job.status == "todo" and job.queue_name not in given["misplaced"]:
+                    continue
+            found.append(self._situation(name, build, given["seconds"]))
         return sorted(found, key=lambda each: -each.priority)
+
+    def _situation(self, name: str, build: Build, seconds: float) -> Situation:
+        ago = self.now() - seconds
+        job = self.jobs.of(name)
+        fetched = job is not None and job.status == "doing"
+        beat = self.jobs.workers.get(job.worker_id or 0) if job else None
+        owner = build.owner
+        return Situation(
+            build=name,
+            state=build.row["state"],
+            host=owner.host,
+            epoch=owner.epoch,
+            job=job and job.id,
+            fetched=fetched,
+            worker_lost=fetched and (beat is None or beat < ago) and self.started_at < ago,
+            priority=build.row["priority"],
+            requires=owner.requires,
+            moves_to=owner.moves_to,
+            queue=job and job.queue_name,
+        )
 
     def remove_over(self, role: str, given: dict[str, float]) -> list[Any]:
         """Remove the jobs of builds that have ended, except those that a living worker has."""
@@ -426,6 +392,12 @@ class Database:
         return self._mirror
 
 
+@cache
+def role_in(dsn: str) -> str:
+    """The role that a connection string names."""
+    return str(conninfo_to_dict(dsn)["user"])
+
+
 def _grants(member: MemberRow, label: str) -> bool:
     return label == f"host:{member.host}" or any(
         label == each or (each.endswith(":*") and label.startswith(each[:-1]))
@@ -445,7 +417,10 @@ STATEMENTS: dict[str, tuple[Callable[..., list[Any]], bool]] = {
     "SELECT host FROM members WHERE role = session_user": (Database.host_of, False),
     members._LOST: (Database.lost, False),
     members._MEMBERS: (Database.all_members, False),
-    queue._RUNNABLE: (Database.runnable, False),
+    members._SOME: (Database.some_members, False),
+    queue._KINDS: (Database.kinds, False),
+    queue._RUNNABLE_ONE: (Database.runnable_one, False),
+    queue._UNDECIDED: (Database.undecided, False),
     queue._REMOVE_OVER: (Database.remove_over, True),
 }
 """What members ask, what answers, and whether it writes."""
@@ -473,4 +448,6 @@ class Connection:
         answer, writes = STATEMENTS[statement]
         parameters = [given] if isinstance(given, dict) else list(given)
         work = partial(answer, self._database, self._role, *parameters)
-        return Rows(self._database.carry_out(self._role, self._breaks, writes, work))
+        rows = Rows(self._database.carry_out(self._role, self._breaks, writes, work))
+        self._database.asked[answer.__name__] += len(rows)
+        return rows

@@ -21,8 +21,7 @@ from typing import Any
 import procrastinate
 import pytest
 import structlog
-from psycopg.conninfo import conninfo_to_dict
-from simulated_database import Database
+from simulated_database import Database, role_in
 from simulated_log import SimulatedLog, patched
 from simulated_member import Member
 from simulated_parts import (
@@ -33,7 +32,7 @@ from simulated_parts import (
     Jobs,
 )
 
-from dcd.engine import attempt, runner
+from dcd.engine import attempt, engine, runner
 from dcd.engine import builds as engine_builds
 from dcd.farm import member as farm_member
 from dcd.farm import queue as farm_queue
@@ -60,6 +59,8 @@ class Farm:
         self.directory = directory
         self.chance = random.Random(seed)
         self.lost_seconds = lost_seconds
+        self.heard_seconds = 0.05
+        """The longest time until others hear of a commit."""
         self.seconds = 0.0
         self.database = Database(lambda: self.seconds)
         self.tools = sorted(map(of_tool, TOOLS))
@@ -93,7 +94,7 @@ class Farm:
         patch(engine_builds, "new_id", self._new_id)
         patch(planning, "new_salt", self._new_id)
         # Slow and constant.
-        for module in (labels, farm_member):
+        for module in (labels, engine, farm_member):
             patch(module, "code_label", lambda: CODE)
         patch(plugins, "entry_points", lambda group: ())
         patch(ingredients, "code_digest", cache(ingredients.code_digest))
@@ -110,7 +111,7 @@ class Farm:
         self._patched.undo()
 
     def _member_of(self, dsn: str) -> Member:
-        return self.members[str(conninfo_to_dict(dsn)["user"]).removeprefix("dcd-")]
+        return self.members[role_in(dsn).removeprefix("dcd-")]
 
     def _application(self, member: Member) -> procrastinate.App:
         return procrastinate.App(connector=member.connector())

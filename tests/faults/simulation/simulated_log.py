@@ -22,7 +22,7 @@ from dcd.farm import queue as farm_queue
 from statemachine.events import Actor, Event
 from store.eventlog.postgresql import log, members, writer
 from store.eventlog.postgresql.connection import explain, explained
-from store.eventlog.postgresql.members import Member
+from store.eventlog.postgresql.members import Member, Placement
 from store.eventlog.postgresql.writer import PostgresqlWriter
 from store.eventlog.queries import no_build
 from store.eventlog.writer import Append, Part
@@ -91,7 +91,7 @@ class SimulatedLog(log.PostgresqlLog):
         return self._writer
 
     def read(self, build: str | None = None, after: int = 0, limit: int = 1000) -> list[Event]:
-        with self._asked() as database:
+        with self._database() as database:
             if build is None:
                 return database.events[after : after + limit]
             found = database.builds.get(build)
@@ -99,17 +99,21 @@ class SimulatedLog(log.PostgresqlLog):
             return later[:limit]
 
     def read_build(self, build: str) -> list[Event]:
-        with self._asked() as database:
+        with self._database() as database:
             if build not in database.builds:
                 raise no_build(build)
             return list(database.builds[build].events)
 
     def members(self) -> list[Member]:
-        with self._asked() as database:
+        with self._database() as database:
             return database.all_members("")
 
+    def placements(self) -> list[Placement]:
+        with self._database() as database:
+            return database.placements()
+
     @contextmanager
-    def _asked(self) -> Iterator[Database]:
+    def _database(self) -> Iterator[Database]:
         with explained():
             self.database.connect(self._dsn)
             with self.database.lock:
@@ -117,7 +121,7 @@ class SimulatedLog(log.PostgresqlLog):
 
     @contextmanager
     def _reading(self) -> Iterator[sa.Connection]:
-        with self._asked() as database, database.mirror().engine.connect() as connection:
+        with self._database() as database, database.mirror().engine.connect() as connection:
             yield connection
 
 

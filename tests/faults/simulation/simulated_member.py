@@ -49,9 +49,6 @@ if TYPE_CHECKING:
 RESTART_SECONDS = 5.0
 """The delay before a service manager restarts a daemon that failed to start."""
 
-HEARD_SECONDS = 0.05
-"""The longest time until others hear of a commit."""
-
 
 class Privileged(Here):
     """What the engine uses as its launcher, on a host with these labels."""
@@ -67,8 +64,17 @@ class Loop(asyncio.BaseEventLoop):
 
     def __init__(self, member: "Member") -> None:
         self.member = member
+        self.tasks: set[asyncio.Task[Any]] = set()
         super().__init__()
         self._selector = self
+        self.set_task_factory(self._remembered)
+
+    def _remembered(self, loop: Any, work: Any, **named: Any) -> "asyncio.Task[Any]":
+        """`asyncio.all_tasks` looks at the tasks of all members."""
+        task: asyncio.Task[Any] = asyncio.Task(work, loop=self, **named)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+        return task
 
     def time(self) -> float:
         return self.member.seconds
@@ -232,8 +238,8 @@ class Member:
         self._held.clear()
         self._fail_connectors()
         self.farm.current = self
-        while tasks := asyncio.all_tasks(self.loop):
-            for task in tasks:
+        while self.loop.tasks:
+            for task in tuple(self.loop.tasks):
                 task.cancel()
             self.loop.run_forever()
         self.loop.close()
@@ -312,7 +318,7 @@ class Member:
         """Schedule hearing of a commit."""
         if not self._hears:
             self._hears = True
-            delay = self.farm.chance.uniform(0.0, HEARD_SECONDS)
+            delay = self.farm.chance.uniform(0.0, self.farm.heard_seconds)
             self.farm.at(self.seconds + delay, self.hear)
 
     def hear(self) -> None:

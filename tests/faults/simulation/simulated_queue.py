@@ -24,6 +24,8 @@ POOL_SECONDS = 30.0
 
 """When the world begins."""
 
+STATES = ("todo", "doing")
+
 QUERIES = {text: name for name, text in sql.queries.items()}
 
 
@@ -61,9 +63,14 @@ class Jobs:
     _jobs: int = 0
     _workers: int = 0
 
-    def of(self, lock: str) -> Job | None:
-        """The job of a build; one that was taken before one that waits."""
-        mine = [job for job in self.rows.values() if job.lock == lock]
+    def of(self, lock: str, *status: str) -> Job | None:
+        """The job of a build, in one of these states if they are given; one that was taken before one that
+        waits."""
+        mine = [
+            job
+            for job in self.rows.values()
+            if job.lock == lock and job.status in (status or STATES)
+        ]
         return min(mine, key=lambda job: job.status != "doing", default=None)
 
     def ask(self, query: str, given: dict[str, Any]) -> list[dict[str, Any]]:

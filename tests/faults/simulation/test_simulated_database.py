@@ -2,8 +2,9 @@
 questions."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,16 @@ import procrastinate
 import psycopg
 import pytest
 from procrastinate.types import JobToDefer
-from simulated_database import Build, Database, Owner
+from psycopg.rows import class_row
+from simulated_database import Database
 from simulated_log import SimulatedLog, patched
-from simulated_queue import QUERIES, Jobs
+from simulated_queue import QUERIES, Job, Jobs
+from simulated_rows import Build, Owner
 
+from dcd.farm import queue
 from dcd.farm.install import create_queue
+from dcd.farm.jobs import Kind, Next, Situation, is_misplaced, next_for
+from dcd.farm.takers import queue_of
 from store.eventlog import EventLog
 from store.eventlog.interface import OnCommit
 from store.eventlog.postgresql import members
@@ -144,6 +150,123 @@ def asked(connection: Any, seconds: float) -> list[str]:
         "pg_postmaster_start_time()", "(now() - make_interval(days => 1))"
     )
     return [str(row[0]) for row in connection.execute(statement, {"seconds": seconds})]
+
+
+def test_both_databases_find_the_same_builds_undecided(
+    farm: Postgresql, submission: Any, append: Any
+) -> None:
+    """Builds, their jobs and workers are random. What is left out needs nothing."""
+    create_queue(farm.administrator)
+    chance = random.Random(0)
+    names = [f"b{number}" for number in range(8)]
+    hosts = ("here", "there", "third")
+    with farm.open() as log:
+        for name in names:
+            append(log, name, 0, submission())
+    with (
+        psycopg.connect(farm.administrator, autocommit=True) as administrator,
+        connect(farm.cluster.dsn(farm.name, "dcd-here")) as connection,
+    ):
+        administrator.execute("SET search_path = dcd, queue")
+        administrator.execute(
+            "INSERT INTO queue.procrastinate_workers (id, last_heartbeat) OVERRIDING SYSTEM VALUE"
+            " VALUES (1, now()), (2, now() - interval '1 hour')"
+        )
+        for number in range(40):
+            simulated = Database(lambda: 5000.0)
+            simulated.started_at = -100000.0
+            simulated.jobs.workers = {1: 5000.0, 2: 1400.0}
+            administrator.execute("DELETE FROM queue.procrastinate_jobs")
+            for name in names:
+                put = a_build(chance, hosts)
+                simulated.unfinished[name] = Build(
+                    {"state": put.state, "priority": put.priority},
+                    Owner(put.epoch, put.host, list(put.requires), put.moves_to),
+                )
+                administrator.execute(
+                    "UPDATE dcd.builds SET state = %s, priority = %s WHERE id = %s",
+                    [put.state, put.priority, name],
+                )
+                administrator.execute(
+                    "UPDATE dcd.placements SET epoch = %s, host = %s, requires = %s, moves_to = %s"
+                    " WHERE build = %s",
+                    [put.epoch, put.host, list(put.requires), put.moves_to, name],
+                )
+                if put.queue is None:
+                    continue
+                status, worker = ("doing", chance.choice((1, 2))) if put.fetched else ("todo", None)
+                row = administrator.execute(
+                    "INSERT INTO queue.procrastinate_jobs"
+                    " (queue_name, task_name, lock, queueing_lock, status, worker_id)"
+                    " VALUES (%s, 'drive', %s, %s, %s, %s) RETURNING id",
+                    [put.queue, name, name, status, worker],
+                ).fetchone()
+                assert row is not None
+                job = Job(row[0], put.queue, "drive", 0, name, name, {}, None, status)
+                job.worker_id = worker
+                simulated.jobs.rows[job.id] = job
+            kinds = rows_of(connection, Kind, queue._KINDS)
+            assert sorted(map(repr, kinds)) == sorted(map(repr, simulated.kinds("")))
+            lost = chance.choice(([], ["there"], ["there", "third"]))
+            misplaced = [each.queue for each in kinds if is_misplaced(each)]
+            given = {"here": "here", "lost": lost, "misplaced": misplaced, "seconds": 60.0}
+            found = rows_of(connection, Situation, queue._UNDECIDED, given)
+            assert found == simulated.undecided("", given), number
+            for situation in (
+                each
+                for name in names
+                for each in rows_of(
+                    connection, Situation, queue._RUNNABLE_ONE, {"build": name, "seconds": 60.0}
+                )
+            ):
+                assert [situation] == simulated.runnable_one(
+                    "", {"build": situation.build, "seconds": 60.0}
+                )
+                for driving, keeps in product(([], names), (True, False)):
+                    then = next_for(situation, "here", driving, lost, keeps=keeps)
+                    assert then is Next.NOTHING or situation in found
+
+
+def a_build(chance: random.Random, hosts: Sequence[str]) -> Situation:
+    moves_to = chance.choice((None, None, "", *hosts))
+    requires = [*chance.choice((("amd64",), ("amd64", "kvm")))]
+    host = chance.choice(("", *hosts))
+    right = queue_of(Kind(requires, moves_to, host))
+    return Situation(
+        build="",
+        state=chance.choice(("queued", "running", "pausing", "cancelling", "paused")),
+        host=host,
+        epoch=1 if host else 0,
+        fetched=chance.random() < 0.5,
+        priority=chance.randrange(3),
+        requires=requires,
+        moves_to=moves_to,
+        queue=chance.choice((None, right, right, "amd64")),
+    )
+
+
+def rows_of(connection: Any, row: type, statement: str, given: Any = None) -> list[Any]:
+    """As on a server that has been up for long."""
+    old = statement.replace("pg_postmaster_start_time()", "(now() - make_interval(days => 1))")
+    with connection.cursor(row_factory=class_row(row)) as cursor:
+        return list(cursor.execute(old, given).fetchall())
+
+
+def test_both_databases_know_the_same_members(farm: Postgresql) -> None:
+    members.add(farm.administrator, "third", ["amd64"])
+    simulated = Database(lambda: 1000.0)
+    for host in ("here", "there", "third"):
+        simulated.add(host, ["amd64", "tool:*"] if host != "third" else ["amd64"])
+    with connect(farm.cluster.dsn(farm.name, "dcd-here")) as connection:
+        members.heartbeat(connection, 10.0, ["amd64", "dcd:x"], "1")
+        simulated.heartbeat("dcd-here", 10.0, ["amd64", "dcd:x"], "1", 0.0)
+        for hosts, announcing in product(([], ["third"], ["third", "moon"]), ([], ["dcd:x"])):
+            real = members.some_by(connection, hosts, announcing)
+            given = {"hosts": hosts, "announcing": announcing}
+            made = simulated.some_members("", given)
+            assert [(each.host, each.announced) for each in real] == [
+                (each.host, each.announced) for each in made
+            ]
 
 
 def test_both_queues_hand_out_the_same_jobs(farm: Postgresql) -> None:
