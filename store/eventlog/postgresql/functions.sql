@@ -220,22 +220,10 @@ BEGIN
   RETURN dcd_write(build_id, expected, new_events, build_row, keys);
 END $$;
 
--- Appends to one build.
-CREATE OR REPLACE FUNCTION dcd_append(
-  build_id text, epoch bigint, expected bigint, new_events json, build_row json, keys json
-) RETURNS bigint LANGUAGE plpgsql SECURITY DEFINER SET search_path = dcd, pg_temp AS $$
-DECLARE
-  first_position bigint;
-BEGIN
-  PERFORM dcd_check(build_id, new_events), dcd_lock();
-  first_position := dcd_fenced(build_id, epoch, expected, new_events, build_row, keys);
-  PERFORM dcd_end();
-  RETURN first_position;
-END $$;
-
 -- Appends for many callers in one transaction. requests: an array of arrays of {build, epoch, expected, events,
 -- row, keys}; what is in an inner array is appended together or not at all. Returns for each the positions of
 -- the first events, or the error.
+DROP FUNCTION IF EXISTS dcd_append(text, bigint, bigint, json, json, json);
 CREATE OR REPLACE FUNCTION dcd_append_all(requests json) RETURNS json
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = dcd, pg_temp AS $$
 DECLARE

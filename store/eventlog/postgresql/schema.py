@@ -20,7 +20,7 @@ from statemachine.build import Lifecycle
 from statemachine.codec import PAYLOADS
 from store.eventlog.tables import EVENTS_VERSION, TEXT, metadata
 
-REVISION = 3
+REVISION = 4
 """Of the tables and functions; `dcd farm init` brings a database to it."""
 
 SCHEMA = "dcd"
@@ -106,7 +106,6 @@ that the host found."""
 
 CALLED_BY_MEMBERS = (
     "dcd_json(text)",
-    "dcd_append(text, bigint, bigint, json, json, json)",
     "dcd_append_all(json)",
     "dcd_take(text, bigint, json, json)",
     "dcd_heartbeat(double precision, text[], text, double precision)",

@@ -87,7 +87,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "events.db"
 
 
-def until(holds: Callable[[], bool], seconds: float = 60.0) -> None:
+def until(holds: Callable[[], bool], seconds: float = 120.0) -> None:
     """Wait until it holds."""
     deadline = time.monotonic() + seconds
     while not holds():
@@ -187,7 +187,7 @@ def append() -> Callable[..., list[Event]]:
     """Append payloads to a build and wait until they are on disk."""
 
     def append(log: EventLog, build: str, expected: int, *payloads: Payload) -> list[Event]:
-        return log.append(build, expected, payloads, ACTOR, NOW).result(timeout=30)
+        return log.append(build, expected, payloads, ACTOR, NOW).result(timeout=120)
 
     return append
 
@@ -198,7 +198,7 @@ def submit() -> Callable[..., Build]:
 
     def submit(log: EventLog, build: str = "b1", **options: Any) -> Build:
         payloads = [_submission(**options)]
-        events = log.append(build, 0, payloads, ACTOR, NOW).result(timeout=30)
+        events = log.append(build, 0, payloads, ACTOR, NOW).result(timeout=120)
         return Build(log, BuildMachine.rehydrate(events))
 
     return submit

@@ -100,7 +100,7 @@ def test_a_daemon_with_many_open_files_hears_of_others(
     try:
         with farm.open(lambda *_: heard.set()) as log, farm.open() as other:
             append(other, "b1", 0, submission())
-            assert heard.wait(timeout=10)
+            assert heard.wait(timeout=60)
             assert log.position == 1
     finally:
         for descriptor in (*opened, null):

@@ -227,12 +227,11 @@ def missed(farm: Postgresql, submission: Any, seconds: float) -> list[int]:
         request = Append((), Actor(), NOW)
         sent = prepare(request, Part("slow", 0, (submission(),)), None).sent
         with slow.transaction():
-            text = [psycopg.types.json.Json(sent[name]) for name in ("events", "row", "keys")]
-            slow.execute("SELECT dcd_append('slow', NULL, 0, %s, %s, %s)", text)
+            slow.execute("SELECT dcd_append_all(%s)", [psycopg.types.json.Json([[sent]])])
             quick = there.append("quick", 0, [submission()], Actor(), NOW)
             wait([quick], seconds)
             seen = [event.position for event in log.read(after=0)]
-        quick.result(timeout=30)
+        quick.result(timeout=120)
         seen += [event.position for event in log.read(after=max(seen, default=0))]
         return sorted({event.position for event in log.read(after=0)} - set(seen))
 

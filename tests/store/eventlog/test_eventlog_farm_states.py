@@ -120,13 +120,26 @@ def columns(farm: Postgresql) -> set[tuple[str, ...]]:
         return set(connection.execute(query).fetchall())
 
 
+def functions(farm: Postgresql) -> set[str]:
+    """The functions that members may execute."""
+    with psycopg.connect(farm.administrator) as connection:
+        query = """SELECT p.oid::regprocedure::text FROM pg_proc p
+            WHERE pronamespace = 'dcd'::regnamespace
+            AND has_function_privilege('dcd-here', p.oid, 'EXECUTE')"""
+        return {name for (name,) in connection.execute(query)}
+
+
 def test_init_brings_a_database_of_the_first_revision_to_this_one(farm: Postgresql) -> None:
-    present = columns(farm)
+    present, executed = columns(farm), functions(farm)
+    of_then = "dcd.dcd_append(text, bigint, bigint, json, json, json)"
     farm.run(
         "ALTER TABLE dcd.members DROP COLUMN clock_ahead_seconds",
         "ALTER TABLE dcd.farm DROP COLUMN origin",
         "ALTER TABLE dcd.placements DROP COLUMN moves_to",
         "DROP FUNCTION dcd.dcd_heartbeat",
+        f"CREATE FUNCTION {of_then} RETURNS bigint LANGUAGE sql RETURN 1",
+        f"ALTER FUNCTION {of_then} OWNER TO farm_owner",
+        f"GRANT EXECUTE ON FUNCTION {of_then} TO farm_member",
         "UPDATE dcd.farm SET revision = 1",
     )
     with pytest.raises(LogDamaged, match="older than this dcd") as caught:
@@ -134,6 +147,7 @@ def test_init_brings_a_database_of_the_first_revision_to_this_one(farm: Postgres
     assert "dcd farm init" in caught.value.resolution
     assert init(farm.administrator) is False
     assert columns(farm) == present
+    assert functions(farm) == executed
     with farm.open(), connect(farm.dsn) as mine:
         members.heartbeat(mine, 10, [], "1.0")
 
