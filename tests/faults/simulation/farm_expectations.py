@@ -16,6 +16,7 @@ from dcd.farm.placing import lacking
 from statemachine.build import BuildState
 from statemachine.events import Event
 from statemachine.machine import BuildMachine
+from store.eventlog.postgresql.members import role_of
 from store.eventlog.postgresql.schema import FACTS
 
 BECOMES = {
@@ -31,7 +32,8 @@ BECOMES = {
 @dataclass
 class Build:
     """What is known of a build. `owner` and `epoch` are those of its last taking; `open` is the attempt that
-    runs: its checkpoint, its number, and the host."""
+    runs: its checkpoint, its number, and the host. `moves_to` is the goal of a move since then ("": any other
+    member), None without one, and `began` the checkpoints that its owner has begun since then."""
 
     id: str
     names: tuple[str, ...]
@@ -41,6 +43,8 @@ class Build:
     open: tuple[str, int, str] | None = None
     results: list[str] = field(default_factory=list)
     hashes: list[str] = field(default_factory=list)
+    moves_to: str | None = None
+    began: int = 0
 
 
 class FarmExpectations:
@@ -107,6 +111,14 @@ class FarmExpectations:
                     build.results.append(name)
                 else:
                     build.open = (name, data.attempt, build.owner)  # type: ignore[attr-defined]
+                    build.began += 1
+                    expect(
+                        build.moves_to is None or build.began < 2,
+                        "a build that is to move leaves after its running checkpoint",
+                        *(event, build),
+                    )
+            case "MoveRequested":
+                build.moves_to, build.began = data.to, 0  # type: ignore[attr-defined]
             case "CheckpointCompleted":
                 name, number = data.checkpoint, data.attempt  # type: ignore[attr-defined]
                 expect(
@@ -144,7 +156,37 @@ class FarmExpectations:
                 "no build is taken from a member that lives and drives it",
                 *(build, host, self.farm.seconds, owner.well_since),
             )
-        build.owner, build.epoch = host, epoch
+        if build.moves_to is not None:
+            expect(
+                not (
+                    self._is_sure(host) and any(self._is_sure(goal) for goal in self._goals(build))
+                )
+                or host in self._goals(build),
+                "a build that is to move arrives at its goal",
+                *(build, host, self.farm.seconds),
+            )
+        build.owner, build.epoch, build.moves_to = host, epoch, None
+
+    def _goals(self, build: Build) -> list[str]:
+        """The members that are to take a build: those that have its labels, and of them those to which it is
+        to move."""
+        placed, rows = self.farm.database.builds[build.id].owner, self.farm.database.members
+        hosts = [row.host for row in rows.values() if not lacking(row, placed.requires)]
+        if build.moves_to is None:
+            return hosts
+        away = [host for host in hosts if host != build.owner]
+        return away if build.moves_to == "" else [host for host in hosts if host == build.moves_to]
+
+    def _is_sure(self, host: str) -> bool:
+        """Whether a member has been there for so long that all others know it, and takes builds."""
+        member, row = self.farm.members[host], self.farm.database.members[role_of(host)]
+        since = self.farm.seconds - self.farm.lost_seconds
+        return (
+            member.is_well
+            and member.engine is not None
+            and max(member.well_since, row.drained_at) < since
+            and not row.draining
+        )
 
     def began(self, member: Member, attempt: Attempt) -> None:
         """A worker was started."""
@@ -164,7 +206,6 @@ class FarmExpectations:
         """Every living member is well, has read the queue, and waits only for workers and people."""
         self.observe()
         members = [each for each in self.farm.members.values() if each.engine is not None]
-        rows = {each.host: each for each in self.farm.database.all_members("")}
         for build in self.living:
             if build.state in ("paused", "failed"):
                 continue
@@ -175,7 +216,8 @@ class FarmExpectations:
             if any(build.id in member.scheduler.driving for member in members):
                 continue  # it waits for a layer that another build makes
             requires = self.farm.database.builds[build.id].owner.requires
-            able = [each for each in members if not lacking(rows[each.host], requires)]
+            goals = self._goals(build)
+            able = [each for each in members if each.host in goals]
             full = all(not each.scheduler.room or self._is_full(each) for each in able)
             asked = members[0].hosts.why_waits(self._state(build)) if members else "no member lives"
             expect(full or asked, "a build waits only with a stated reason", build, requires)

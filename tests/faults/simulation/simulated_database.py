@@ -241,7 +241,8 @@ class Database:
         return [(None,)]
 
     def drain(self, role: str, host: str, draining: bool) -> list[Any]:
-        self._member(members.role_of(host)).draining = draining
+        row = self._member(members.role_of(host))
+        row.draining, row.drained_at = draining, self.now()
         return [(None,)]
 
     def _tell(self) -> None:

@@ -41,6 +41,7 @@ from dcd.planning import ingredients, labels
 from dcd.planning import plan as planning
 from dcd.platform import foreign
 from dcd.platform.host_labels import of_code, of_tool
+from statemachine.errors import Unavailable
 from store.host.tools import TOOLS
 
 CODE = of_code("0" * 12)
@@ -184,7 +185,7 @@ class Farm:
         ]
 
     def _note(self, _: object, method: str, entry: dict[str, Any]) -> Any:
-        bad = method in ("error", "exception", "critical")
-        if bad and entry["event"] not in EXPECTED_ERRORS and not self.current.dead:
+        away = entry["event"] in EXPECTED_ERRORS or isinstance(sys.exc_info()[1], Unavailable)
+        if method in ("error", "exception", "critical") and not (away or self.current.dead):
             self.problems.append(f"{self.current.host}: {entry}: {sys.exc_info()[1]!r}")
         raise structlog.DropEvent

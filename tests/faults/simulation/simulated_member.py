@@ -35,7 +35,7 @@ from dcd.farm.scheduler import FarmScheduler
 from dcd.launcher.orders import Bounds
 from dcd.planner.client import HERE
 from dcd.worker.launch import Ending
-from statemachine.errors import DcdError
+from statemachine.errors import DcdError, Unavailable
 from store.blobs import Blobs
 from store.eventlog.postgresql.connection import explain
 from store.eventlog.postgresql.members import role_of
@@ -150,7 +150,13 @@ class Member:
 
     async def _begin(self) -> None:
         """What dcd.serve does, again and again until the database answers."""
-        member = await self._as_member()
+        while True:
+            try:
+                return await self._serve(await self._as_member())
+            except Unavailable:
+                await asyncio.sleep(RESTART_SECONDS)
+
+    async def _serve(self, member: FarmMember) -> None:
         layers = SimulatedLayers(self)
         layers.prepare()
         blobs, artifacts = Blobs(self.state_dir / "blobs"), SimulatedArtifacts(self)

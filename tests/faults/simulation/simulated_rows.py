@@ -1,5 +1,6 @@
 """What the simulated database of a farm keeps: rows, and the ways of hosts to it."""
 
+import math
 from copy import copy
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -66,6 +67,8 @@ class MemberRow:
     announced: list[str] = field(default_factory=list)
     version: str = ""
     draining: bool = False
+    drained_at: float = -math.inf
+    """When `draining` changed."""
     seen_at: float | None = None
     unbroken_since: float | None = None
 

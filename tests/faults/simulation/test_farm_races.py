@@ -12,12 +12,13 @@ from farm_expectations import FarmExpectations
 from simulated_database import Database
 from simulated_farm import Farm
 from simulated_member import Member
-from test_engine_stateful import MEMORY, ONE, TWO
+from test_engine_stateful import ISO, MEMORY, ONE, TWO
 from test_farm_stateful import SOMEBODY, placed
 
 from dcd.engine.engine import Options
-from dcd.farm import queue
+from dcd.farm import queue, takers
 from dcd.farm.jobs import Next, Situation, next_for
+from dcd.farm.scheduler import FarmScheduler
 from statemachine.build import Lifecycle
 from statemachine.events import BuildPlaced
 from store.eventlog.postgresql import log
@@ -162,6 +163,47 @@ def test_control_a_taking_without_an_epoch_is_found(
     monkeypatch.setattr(log, "BuildPlaced", lambda host, epoch: BuildPlaced(host, 1))
     with pytest.raises(AssertionError, match=r"epochs only grow|epoch 1 is over"):
         loses_its_member(farm, returns=False)
+
+
+def moves_while_it_runs(farm: Farm) -> FarmExpectations:
+    """A person moves a build whose first checkpoint runs; its layer is not shared, so it runs again."""
+    seen = FarmExpectations(farm)
+    build = submitted(farm, (ONE, TWO, ISO))
+    member = owner(farm, build)
+    assert member.engine is not None
+    moved = member.start_task(member.engine.move(build, "", SOMEBODY))
+    farm.run(1.0)
+    assert moved.result().moves_to == ""
+    for _ in range(4):
+        for _, attempt in farm.attempts:
+            owner(farm, build).end(attempt)
+        farm.run(5.0)
+    seen.observe()
+    assert kinds(farm, build)[-1] == "BuildCompleted"
+    return seen
+
+
+def test_a_build_that_is_to_move_leaves_its_member(farm: Farm) -> None:
+    seen = moves_while_it_runs(farm)
+    (build,) = seen.builds.values()
+    assert build.epoch == 2
+    assert kinds(farm, build.id).count("BuildRewound") == 1, "its layers are on its first member"
+
+
+def test_control_an_owner_that_keeps_a_build_that_is_to_move_is_found(
+    farm: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FarmScheduler, "hand_over", lambda *_: None)
+    with pytest.raises(Broken, match="leaves after its running checkpoint"):
+        moves_while_it_runs(farm)
+
+
+def test_control_a_move_without_a_goal_is_found(
+    farm: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(takers, "_at_goal", lambda build, able: able)
+    with pytest.raises(Broken, match="arrives at its goal"):
+        moves_while_it_runs(farm)
 
 
 def test_a_build_that_nobody_can_make_is_cancelled_without_a_trace_in_the_queue(farm: Farm) -> None:

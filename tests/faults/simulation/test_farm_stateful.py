@@ -64,6 +64,7 @@ steps = st.one_of(
         host=hosts,
         which=which,
     ),
+    _step("move", host=hosts, which=which, to=st.sampled_from(("", "", *sorted(HOSTS)))),
     _step("end", which=which, outcome=st.sampled_from(("completed",) * 5 + ("failed", "died"))),
     _step("end", which=which, outcome=st.just("completed")),
     _step("lose", how=st.sampled_from(FATES), which=which, under_way=under_way),
@@ -140,6 +141,12 @@ class Histories(RuleBasedStateMachine):
                 self.send(host, lambda engine: engine.retry(build, SOMEBODY))
             case "cancel":
                 self.send(host, lambda engine: engine.cancel(build, SOMEBODY))
+
+    def move(self, host: str, which: int, to: str) -> None:
+        living = [each for each in self.seen.living if each.state in ("queued", "running")]
+        if living:
+            build = living[which % len(living)].id
+            self.send(host, lambda engine: engine.move(build, to, SOMEBODY))
 
     def drain(self, host: str, other: str, draining: bool) -> None:
         member = self.farm.members[host]
