@@ -18,7 +18,7 @@ from concurrent.futures import Future
 from datetime import datetime, timedelta
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 import simulated_mirror
@@ -58,7 +58,7 @@ from dcd.planning import plan as planning
 from dcd.worker.launch import Ending
 from statemachine.build import ENDED, Lifecycle
 from store.blobs import Blobs
-from store.eventlog import SqliteLog
+from store.eventlog import EventLog
 from store.eventlog.errors import LogFull
 from store.logs import AttemptLogs
 from store.packages import Packages
@@ -67,11 +67,28 @@ from tests.launching import Here
 STANDING = ENDED | {Lifecycle.PAUSED, Lifecycle.FAILED}
 
 
+class Logs(Protocol):
+    """Where the event logs of state directories are."""
+
+    def clear(self, directory: Path) -> None:
+        """Give a new state directory a log without events."""
+
+    def open(self, directory: Path) -> EventLog:
+        """Open the log of a state directory."""
+
+
 class World:
     """What outlives the daemon, and the daemon that lives now. A context manager."""
 
-    def __init__(self, directory: Path, seed: int, began: Callable[[Attempt], None]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        seed: int,
+        began: Callable[[Attempt], None],
+        logs: Logs,
+    ) -> None:
         self.state_dir = directory
+        self._logs = logs
         self.settings = Configuration(
             state_dir=directory, min_free_bytes=0, checkpoint_modules=(simulated_mirror.__name__,)
         )
@@ -125,7 +142,8 @@ class World:
         self._loop = _Loop(self)
         self._loop.set_default_executor(Jobs(self._job))
         self._loop.set_exception_handler(self._unexpected)
-        self.log = _Log(self)
+        self.log = self._logs.open(self.state_dir)
+        self._append, self.log.append = self.log.append, self._append_later  # type: ignore[method-assign]
         self.engine: Engine | None = None
         self._life = [self._loop.create_task(self._begin())]
 
@@ -251,6 +269,15 @@ class World:
         else:
             self._loop.stop()
 
+    def _append_later(self, *arguments: Any) -> "Future[Any]":
+        """Appends are jobs, and the log's disk can be full."""
+
+        def work() -> Any:
+            self.check_log()
+            return self._append(*arguments).result()
+
+        return self._job(work)
+
     def check_log(self) -> None:
         if self.log_is_full:
             self.refusals += 1
@@ -334,20 +361,3 @@ class _Loop(asyncio.SelectorEventLoop):
 
     def time(self) -> float:
         return self._world.seconds
-
-
-class _Log(SqliteLog):
-    """The real log; appends are jobs, and its disk can be full."""
-
-    def __init__(self, world: World) -> None:
-        super().__init__(world.state_dir / "events.db")
-        really = self.append
-
-        def append(*arguments: Any) -> "Future[Any]":
-            def work() -> Any:
-                world.check_log()
-                return really(*arguments).result()
-
-            return world._job(work)
-
-        self.append = append

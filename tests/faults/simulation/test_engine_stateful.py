@@ -28,7 +28,7 @@ from hypothesis.stateful import (
     invariant,
     rule,
 )
-from simulated_daemon import World
+from simulated_daemon import Logs, World
 from simulated_parts import PLENTY
 
 from dcd.engine import garbage
@@ -43,6 +43,9 @@ from statemachine.commands import Change, Resume
 from statemachine.errors import NotFound, Refused, Unavailable, Unprepared
 from statemachine.events import BuildPaused, CheckpointStarted
 from statemachine.fold import advance
+from store.eventlog import EventLog
+from store.eventlog.postgresql.log import PostgresqlLog
+from tests.store.eventlog.conftest import Postgresql
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1800)]
 
@@ -155,19 +158,35 @@ def source(manifest: Manifest) -> ManifestSource:
     return ManifestSource(text, "/live.xml", {}, {}, host_code=True)
 
 
+@dataclass(frozen=True)
+class Database:
+    """One event log in PostgreSQL, in which facts need no epoch."""
+
+    farm: Postgresql
+
+    def clear(self, directory: Path) -> None:
+        self.farm.forge(
+            "TRUNCATE events, builds, layer_keys, placements, facts; UPDATE head SET position = 0"
+        )
+
+    def open(self, directory: Path) -> EventLog:
+        return PostgresqlLog(self.farm.dsn, directory)
+
+
 class Histories(RuleBasedStateMachine):
-    template: Path
-    """An event log without events: to make one takes longer than a history."""
+    logs: Logs
 
     @initialize(chance=st.integers(0, 2**16), first=manifests, second=manifests, before=maybe_name)
     def begin(self, chance: int, first: Manifest, second: Manifest, before: str | None) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="dcd-history-", dir=MEMORY))
-        shutil.copy(self.template, self.directory / "events.db")
+        self.logs.clear(self.directory)
         (self.directory / "layers").mkdir()
         self.tasks: list[tuple[Wish, Any]] = []
         self.sent: list[Wish] = []
         self.resting = False
-        self.world = World(self.directory, chance, lambda attempt: self.seen.began(attempt))
+        self.world = World(
+            self.directory, chance, lambda attempt: self.seen.began(attempt), self.logs
+        )
         self.world.__enter__()
         self.seen = Expectations(self.world)
         self.live()
@@ -376,11 +395,11 @@ class Histories(RuleBasedStateMachine):
         assert left == [".work"], f"nobody needs it any more: {left}"
 
 
-def look_for_trouble(template: Path, chance: int | None = None, **profile: Any) -> None:
+def look_for_trouble(logs: Logs, chance: int | None = None, **profile: Any) -> None:
     class Here(Histories):
         pass
 
-    Here.template = template
+    Here.logs = logs
     run_histories(Here, BOUNDED, chance, **profile)
 
 
@@ -389,12 +408,22 @@ AT_LENGTH: dict[str, Any] = {"max_examples": 2000, "stateful_step_count": 60, "d
 
 
 def test_any_history_of_the_engine_keeps_its_promises(
-    template: Path, soak: bool, chance: Random
+    files: Logs, soak: bool, chance: Random
 ) -> None:
     if soak:
-        look_for_trouble(template, chance.randrange(2**32), **AT_LENGTH)
+        look_for_trouble(files, chance.randrange(2**32), **AT_LENGTH)
     else:
-        look_for_trouble(template)
+        look_for_trouble(files)
+
+
+def test_any_history_of_the_engine_keeps_its_promises_on_postgresql(
+    farm: Postgresql, soak: bool, chance: Random
+) -> None:
+    logs = Database(farm)
+    if soak:
+        look_for_trouble(logs, chance.randrange(2**32), **AT_LENGTH)
+    else:
+        look_for_trouble(logs, max_examples=4, stateful_step_count=25, phases=(Phase.generate,))
 
 
 def attempts_begin_before_their_event(patch: pytest.MonkeyPatch) -> None:
@@ -453,8 +482,8 @@ def workspaces_of_failed_attempts_stay(patch: pytest.MonkeyPatch) -> None:
     ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_control_a_planted_defect_is_found(
-    template: Path, plant: Callable[[pytest.MonkeyPatch], None], promise: str
+    files: Logs, plant: Callable[[pytest.MonkeyPatch], None], promise: str
 ) -> None:
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Broken, match=promise):
         plant(patch)
-        look_for_trouble(template, phases=(Phase.generate,))
+        look_for_trouble(files, phases=(Phase.generate,))

@@ -1,13 +1,12 @@
 """Histories that broke a promise once, step by step."""
 
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from simulated_daemon import World
+from simulated_daemon import Logs, World
 from test_engine_stateful import ISO, ONE, THREE, TWO, source
 
 from dcd.engine.engine import Engine, Options
@@ -24,10 +23,10 @@ SOMEBODY = Actor(uid=1000, gid=1000)
 
 
 @pytest.fixture
-def world(tmp_path: Path, template: Path) -> Iterator[World]:
+def world(tmp_path: Path, files: Logs) -> Iterator[World]:
     (tmp_path / "layers").mkdir()
-    shutil.copy(template, tmp_path / "events.db")
-    with World(tmp_path, 0, lambda attempt: None) as world:
+    files.clear(tmp_path)
+    with World(tmp_path, 0, lambda attempt: None, files) as world:
         world.run()
         yield world
 
