@@ -20,7 +20,7 @@ from dcd.engine.differences import ComparedBuilds
 from dcd.engine.garbage import Collector
 from dcd.engine.groups import Axis, planned_group
 from dcd.engine.hosts import Hosts, in_farm
-from dcd.engine.locked import known_repositories, require_packages_here
+from dcd.engine.locked import has_inputs, known_repositories, require_packages_here
 from dcd.engine.losses import NO_LOSSES, Losses
 from dcd.engine.manifests import Manifests, ManifestSource, Options, Permit, all_labels
 from dcd.engine.package_locks import PackageLocks, require_offline
@@ -336,6 +336,8 @@ class Engine:
                     all_labels(planned, source), planned.inputs, before.locked
                 ),
             )
+        else:
+            await self._offer_again(build)
         command = Resume(rewind_to, pause_before, replacement)
         before, state = await self._transition(build, command, actor)
         self._runner.planned(build, fresh=replacement is not None)
@@ -347,9 +349,19 @@ class Engine:
 
     async def retry(self, build: str, actor: Actor) -> BuildState:
         """Continue a failed build from its present position."""
+        await self._offer_again(build)
         _, state = await self._transition(build, Retry(), actor)
         self._runner.planned(build, fresh=False)
         return state
+
+    async def _offer_again(self, build: str) -> None:
+        """Offer the captured files and packages of a build to the farm, if they are here: the registry may
+        have lost them."""
+        state = await self._builds.state(build)
+        if not self._builds.host or not (state.inputs or state.locked):
+            return
+        if await asyncio.to_thread(has_inputs, self._stores, state):
+            await self.sharing.offer([file.sha256 for file in state.inputs], state.locked)
 
     async def cancel(self, build: str, actor: Actor) -> BuildState:
         """Cancel the build; a running attempt is stopped."""

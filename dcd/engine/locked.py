@@ -37,6 +37,12 @@ def known_repositories(stores: Stores, locked: Locked) -> Known:
     return Known(union(lists).repositories, _states(stores, lists), versions)
 
 
+def has_inputs(stores: Stores, state: BuildState) -> bool:
+    """Whether the captured files of a build are here, and the packages of a locked one."""
+    has_files = all(stores.blobs.has(file.sha256) for file in state.inputs)
+    return has_files and (state.locked is None or has_locked(stores.packages, state.locked))
+
+
 def has_locked(packages: Packages, locked: Locked) -> bool:
     """Whether the package store has what a locked build takes from it."""
     try:

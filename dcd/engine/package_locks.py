@@ -113,8 +113,11 @@ class PackageLocks:
             content = encoded(_list(transfer))
             sha256 = found.get(transfer.checkpoint) or hashlib.sha256(content).hexdigest()
             if not self.stores.packages.has(sha256):
-                self.stores.blobs.put(content, sha256)
-                self.stores.privileged.adopt_package(sha256)
+                with self.stores.blobs.aside() as file:
+                    file.write(content)
+                    file.flush()
+                    file.seek(0)
+                    self.stores.privileged.adopt_package(sha256, file.fileno())
             lists.append(sha256)
         return Locked(tuple(lists), exactly=True, fetch=True)
 

@@ -193,8 +193,8 @@ class Rebuilds:
         for names in (lists, self._named(lists)):
             for name in names:
                 if not self.stores.packages.has(name):
-                    self.stores.blobs.path(name, owner)
-                    self.stores.privileged.adopt_package(name)
+                    with self.stores.blobs.path(name, owner).open("rb") as content:
+                        self.stores.privileged.adopt_package(name, content.fileno())
 
     def _size_bytes(self, name: str, owner: int | None) -> int:
         packages = self.stores.packages

@@ -22,7 +22,7 @@ from dcd.engine.builds import Builds
 from dcd.engine.claims import release_claims
 from dcd.engine.failures import defect, disk_error
 from dcd.engine.ground_rule import ground_rule
-from dcd.engine.locked import has_locked
+from dcd.engine.locked import has_inputs
 from dcd.engine.locks import LayerLocks
 from dcd.engine.needs import Needs
 from dcd.engine.package_locks import is_locked_result
@@ -236,15 +236,9 @@ class Runner:
     async def _lacks_inputs(self, state: BuildState) -> bool:
         """Whether captured files or packages of the build have yet to come, after a wait. Those that no
         member has offered are an error of the attempt."""
-        digests = [file.sha256 for file in state.inputs]
-
-        def has_all() -> bool:
-            locked = state.locked
-            has_files = all(map(self.stores.blobs.has, digests))
-            return has_files and (locked is None or has_locked(self.stores.packages, locked))
-
-        if not self.builds.host or await asyncio.to_thread(has_all):
+        if not self.builds.host or await asyncio.to_thread(has_inputs, self.stores, state):
             return False
+        digests = [file.sha256 for file in state.inputs]
         with self.builds.broadcast.waiting(state.id, "its captured files from the registry"):
             if await self._sharing.fetch(digests, state.locked):
                 return False

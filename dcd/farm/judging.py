@@ -7,7 +7,7 @@ from statemachine.build import BuildState
 from statemachine.events import CheckpointCompleted
 from statemachine.keys import is_declined
 from store.eventlog import EventLog
-from store.layers import Layer
+from store.layers import Products
 
 FIRST_RATE = float(128 << 20)
 """Bytes a second of a layer, unpacked, that are packed and sent, until a transfer has shown how many."""
@@ -57,19 +57,11 @@ def event_of(log: EventLog, shared: SharedLayer) -> CheckpointCompleted | None:
     return None
 
 
-def is_as_named(layer: Layer, done: CheckpointCompleted) -> bool:
-    """Whether the record of a result, which its content does not cover, says what its event says."""
-    record = layer.record
-    if record.key != done.key:
-        return True  # a base, which is nobody's result
-    return (
-        record.checkpoint,
-        record.artifacts,
-        record.left,
-        record.warnings,
-        record.resolved,
-        record.publications,
-    ) == (
+def products_of(done: CheckpointCompleted | None, key: str) -> Products | None:
+    """What the event that names a layer says of it; None for a base, which is nobody's result."""
+    if done is None or key != done.key:
+        return None
+    return Products(
         done.checkpoint,
         done.artifacts,
         done.left,

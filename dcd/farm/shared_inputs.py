@@ -2,7 +2,8 @@
 needs them.
 
 They are sent before the submit is acknowledged, together under one tag that follows from their digests, and
-fetched by the member that takes the build. Their digests are in the event of the submit, or in a list whose
+fetched by the member that takes the build. What is there already is offered again before any member may find
+that no build needs it. Their digests are in the event of the submit, or in a list whose
 digest is there, so nothing that the registry says about them is relied on. Blocking; raises CheckpointError
 and OSError.
 """
@@ -10,6 +11,7 @@ and OSError.
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 from dcd.engine.stores import Stores
 from dcd.farm.shared_layers import (
@@ -28,21 +30,30 @@ YOUNG_SECONDS = 86400.0
 """Files offered within this time may belong to a build that is being submitted; clocks differ."""
 
 
+Receive = Callable[[BlobOf, IO[bytes]], object]
+"""Writes a blob into a file, and goes back to its begin."""
+
+
 def send_inputs(
-    registry: Registry, stores: Stores, digests: Iterable[str], locked: Locked | None
+    registry: Registry,
+    stores: Stores,
+    digests: Iterable[str],
+    locked: Locked | None,
+    check: Callable[[], object] = lambda: None,
 ) -> None:
     """Send captured files with these sha256, and what a locked build takes from the package store: what of
-    them the registry does not have. Raises NotFound."""
+    them the registry does not have. `check` is called before each, and its errors end it. Raises NotFound."""
     names = sorted(set(digests))
     if names:
-        _send(registry, inputs_tag(names), {name: stores.blobs.path(name) for name in names})
+        paths = {name: stores.blobs.path(name) for name in names}
+        _send(registry, inputs_tag(names), paths, check)
     if locked is None:
         return
     for name in locked.lists:
         packages = stores.packages
         stored = [] if locked.fetch else packages.resolved(name).stored()
         paths = {each: packages.path(each) for each in (name, *stored)}
-        _send(registry, locked_tag(name, locked), paths)
+        _send(registry, locked_tag(name, locked), paths, check)
 
 
 def fetch_inputs(
@@ -56,40 +67,35 @@ def fetch_inputs(
     `require_space` raises when there is too little space for so many bytes. Raises BadManifest too, and
     NotFound without a list of packages."""
 
-    def fetch(blob: BlobOf) -> None:
+    def receive(blob: BlobOf, file: IO[bytes]) -> None:
         require_space(2 * blob.size_bytes)
-        with stores.blobs.aside() as part:
-            part.writelines(registry.get_blob(blob.digest, blob.size_bytes))
-            part.seek(0)
-            stores.blobs.put(part, _sha256(blob))
+        file.writelines(registry.get_blob(blob.digest, blob.size_bytes))
+        file.seek(0)
 
     if lacking := {each for each in digests if not stores.blobs.has(each)}:
         for blob in _offered(registry, inputs_tag(digests)):
             if _sha256(blob) in lacking:
-                fetch(blob)
+                with stores.blobs.aside() as file:
+                    receive(blob, file)
+                    stores.blobs.put(file, _sha256(blob))
     if locked is None:
         return
     for name in locked.lists:
         offered = {_sha256(blob): blob for blob in _offered(registry, locked_tag(name, locked))}
         if name in offered:
-            fetch_package(stores, offered[name], fetch)
+            fetch_package(stores, offered[name], receive)
         stored = [] if locked.fetch else stores.packages.resolved(name).stored()
         for each in offered.keys() & set(stored):
-            fetch_package(stores, offered[each], fetch)
+            fetch_package(stores, offered[each], receive)
 
 
-def fetch_package(stores: Stores, blob: BlobOf, fetch: Callable[[BlobOf], object]) -> None:
-    """Put a file into the package store, if it lacks it, by way of the captured files, where the launcher
-    takes it; `fetch` puts it there."""
-    sha256 = _sha256(blob)
-    if stores.packages.has(sha256):
-        return
-    known = stores.blobs.has(sha256)
-    if not known:
-        fetch(blob)
-    stores.privileged.adopt_package(sha256)
-    if not known:
-        stores.blobs.remove(sha256)
+def fetch_package(stores: Stores, blob: BlobOf, receive: Receive) -> None:
+    """Put a file into the package store, if it lacks it. It is no captured file on its way: a user may have
+    uploaded the same."""
+    if not stores.packages.has(_sha256(blob)):
+        with stores.blobs.aside() as file:
+            receive(blob, file)
+            stores.privileged.adopt_package(_sha256(blob), file.fileno())
 
 
 def locked_tag(name: str, locked: Locked) -> str:
@@ -112,12 +118,26 @@ def unneeded_inputs(
                 yield found[0]
 
 
-def _send(registry: Registry, tag: str, paths: Mapping[str, Path]) -> None:
-    if registry.digest_of(tag):
+def _send(
+    registry: Registry, tag: str, paths: Mapping[str, Path], check: Callable[[], object]
+) -> None:
+    if _is_offered(registry, tag, paths):
         return
     pieces = {f"sha256:{name}": Piece(path, 0, path.stat().st_size) for name, path in paths.items()}
     files = [BlobOf(digest, piece.size_bytes) for digest, piece in pieces.items()]
-    registry.put_artifact(tag, MANIFEST, inputs_manifest(files, int(time.time())), pieces)
+    registry.put_artifact(tag, MANIFEST, inputs_manifest(files, int(time.time())), pieces, check)
+
+
+def _is_offered(registry: Registry, tag: str, names: Collection[str]) -> bool:
+    """Whether all of these are there, and no member removes them before the build is in the log."""
+    if (found := registry.get_manifest(tag)) is None:
+        return False
+    try:
+        files, offered = read_inputs(found[1])
+    except BadManifest:
+        return False
+    recent = abs(time.time() - offered) < YOUNG_SECONDS / 2
+    return recent and set(names) <= {_sha256(file) for file in files}
 
 
 def _offered(registry: Registry, tag: str) -> Sequence[BlobOf]:

@@ -36,8 +36,8 @@ from dcd.farm.judging import (
     FIRST_RATE,
     MEASURED_BYTES,
     event_of,
-    is_as_named,
     may_be_shared,
+    products_of,
     reads_secrets,
     worth_sharing,
 )
@@ -61,7 +61,7 @@ from dcd.farm.shared_outputs import (
 from dcd.platform.publishing.http import Broken, Piece
 from dcd.platform.publishing.registry import MANIFEST
 from statemachine.build import BuildState
-from statemachine.errors import DcdError, NotFound, Unavailable
+from statemachine.errors import DcdError, NotFound, Unavailable, Unprepared
 from statemachine.events import (
     ArtifactPublished,
     CheckpointCompleted,
@@ -292,6 +292,9 @@ class SharedLayers:
             return self._bring(key, stop, set())
         except _GivenUp as error:
             logger.info("a layer does not come", layer=key, reason=str(error))
+        except Unprepared as error:
+            self._link.report(f"layer {key[:12]} does not come: {error}")
+            logger.warning("a layer does not come", layer=key, error=str(error))
         except (Broken, OSError, Unavailable) as error:
             self._link.failed("a layer does not come", key, error)
         except (BadManifest, DcdError) as error:
@@ -318,9 +321,12 @@ class SharedLayers:
         if lacking and not self._bring(shared.parent, stop, {key, *above}):
             return False
         began = time.monotonic()
-        longest = min(max(shared.seconds, LEAST_PULL_SECONDS), MOST_PULL_SECONDS)
-        packages = sum(blob.size_bytes for blob in shared.packages)
-        self._require_space(2 * (shared.packed.size_bytes + packages))
+        products = products_of(named, key)
+        made = named if named is not None and products else None
+        seconds = made.seconds if made else shared.seconds
+        longest = min(max(seconds, LEAST_PULL_SECONDS), MOST_PULL_SECONDS)
+        packed = shared.packed.size_bytes + sum(blob.size_bytes for blob in shared.packages)
+        self._require_space(packed + max(packed, made.size_bytes if made else 0))
 
         def check() -> None:
             if stop.is_set() or self._link.closed:
@@ -339,23 +345,17 @@ class SharedLayers:
             file.flush()
             file.seek(0)
 
-        def store(blob: BlobOf) -> None:
-            with self._stores.blobs.aside() as file:
-                receive(blob, file)
-                self._stores.blobs.put(file, blob.digest.removeprefix("sha256:"))
-
         for blob in shared.packages:
-            fetch_package(self._stores, blob, store)
+            fetch_package(self._stores, blob, receive)
         with self._stores.blobs.aside() as file:
             receive(shared.packed, file)
             check()
-            expected = ExpectedLayer(key, shared.parent or None, shared.content, backend)
-            layer = self._stores.privileged.unpack_layer(file.fileno(), expected)
-        if named is not None and not is_as_named(layer, named):
-            layers.remove(key)
-            raise BadManifest(
-                "what it says of its products is not what the event of its checkpoint says"
+            expected = ExpectedLayer(
+                *(key, shared.parent or None, shared.content, backend, products),
+                max(LEAST_PULL_SECONDS, began + longest - time.monotonic()),
+                self._settings().min_free_bytes,
             )
+            self._stores.privileged.unpack_layer(file.fileno(), expected)
         self._link.succeeded("layers", "come")
         seconds = round(time.monotonic() - began, 1)
         logger.info("layer came from the registry", layer=key, build=shared.build, seconds=seconds)
@@ -374,10 +374,15 @@ class SharedLayers:
     async def offer(self, digests: Sequence[str], locked: Locked | None) -> bool:
         if not self._host or self._link.is_quiet:
             return False
-        offering, stores = self._link.offering, self._stores
-        sending = self._apart(send_inputs, offering, stores, digests, locked)
+        began = time.monotonic()
+
+        def check() -> None:
+            if self._link.closed or time.monotonic() > began + OFFER_SECONDS:
+                raise _GivenUp("nobody waits for it any more")
+
+        given = self._link.offering, self._stores, digests, locked, check
         try:
-            await asyncio.wait_for(sending, OFFER_SECONDS)
+            await asyncio.wait_for(self._apart(send_inputs, *given), OFFER_SECONDS)
         except (DcdError, OSError, TimeoutError) as error:
             self._link.failed("captured files are not shared", "", error)
             return False

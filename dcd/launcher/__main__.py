@@ -49,14 +49,13 @@ OPERATIONS = (
         "host_labels",
         "reload",
         "remove_package",
-        "adopt_package",
         "sign",
     ),
     *("compare_layers", "take_over", "content_of", "place_of"),
 )
 """The methods of `Operations` that may be requested."""
 
-WITH_DESCRIPTOR = {"pack_layer": "sink", "unpack_layer": "source"}
+WITH_DESCRIPTOR = {"pack_layer": "sink", "unpack_layer": "source", "adopt_package": "source"}
 """Those that need a descriptor, and the argument that it becomes."""
 
 LAYERS = (

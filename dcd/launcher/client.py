@@ -66,7 +66,7 @@ class Privileged(Protocol):
 
     def remove_package(self, sha256: str) -> None: ...
 
-    def adopt_package(self, sha256: str) -> None: ...
+    def adopt_package(self, sha256: str, source: int) -> None: ...
 
     def marker(self, build: str, name: str) -> str: ...
 
@@ -164,8 +164,8 @@ class Launcher:
     def remove_package(self, sha256: str) -> None:
         self.call("remove_package", sha256=sha256)
 
-    def adopt_package(self, sha256: str) -> None:
-        self.call("adopt_package", sha256=sha256)
+    def adopt_package(self, sha256: str, source: int) -> None:
+        self._call_with(source, "adopt_package", sha256=sha256)
 
     def marker(self, build: str, name: str) -> str:
         return self._call(str, "marker", build=build, name=name)

@@ -239,11 +239,12 @@ class Operations:
         """Remove a package from the store if it exists."""
         self.packages.remove(sha256)
 
-    def adopt_package(self, sha256: str) -> None:
-        """Put a captured file into the package store. Raises NotFound, and DcdError for another digest."""
+    def adopt_package(self, sha256: str, source: int) -> None:
+        """Put what comes from a descriptor, which stays open, into the package store. Raises DcdError for
+        another digest, DiskFull."""
         if not _DIGEST.fullmatch(sha256):
             raise UsageError(f"{sha256!r} is not a sha256")
-        with open_regular(self._blob(sha256)) as content:
+        with os.fdopen(os.dup(source), "rb") as content:
             self.packages.adopt(content, sha256)
 
     def _blob(self, digest: str) -> Path:
@@ -252,7 +253,12 @@ class Operations:
         try:
             open_regular(path).close()
         except OSError as error:
-            raise NotFound(f"the captured file {digest} cannot be read", str(error)) from error
+            raise NotFound(
+                f"the captured file {digest} cannot be read",
+                str(error),
+                "submit the build again; in a farm, `dcctl resume BUILD` on the member that it was submitted"
+                " to offers its files to the others again",
+            ) from error
         return path
 
     def marker(self, build: str, name: str) -> str:

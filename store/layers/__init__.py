@@ -7,7 +7,17 @@ from store.layers.interface import (
     LayerRecord,
     Layers,
     LayerStore,
+    Products,
     Workspace,
 )
 
-__all__ = ["Check", "ExpectedLayer", "Layer", "LayerRecord", "LayerStore", "Layers", "Workspace"]
+__all__ = [
+    "Check",
+    "ExpectedLayer",
+    "Layer",
+    "LayerRecord",
+    "LayerStore",
+    "Layers",
+    "Products",
+    "Workspace",
+]

@@ -47,6 +47,18 @@ class LayerRecord:
     content: str = ""
     brought: bool = False
 
+    @property
+    def products(self) -> "Products":
+        """What an event says of it too."""
+        return Products(
+            self.checkpoint,
+            self.artifacts,
+            self.left,
+            self.warnings,
+            self.resolved,
+            self.publications,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Layer:
@@ -75,14 +87,31 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True)
+class Products:
+    """What the event of a checkpoint says of its result, which the content of the layer does not cover."""
+
+    checkpoint: str
+    artifacts: tuple[Artifact, ...]
+    left: tuple[str, ...]
+    warnings: tuple[str, ...]
+    resolved: str
+    publications: tuple[Publication, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ExpectedLayer:
     """What identifies a layer on all hosts: its key, that of its parent, the digest of its content, as in
-    CheckpointCompleted, and the name of its back end, which stores trees in its own way."""
+    CheckpointCompleted, and the name of its back end, which stores trees in its own way. `products` are those
+    that its record has to name (None: no event says them). It may take `most_seconds` to unpack, and leaves
+    `min_free_bytes` of the disk free."""
 
     key: str
     parent: str | None
     content: str
     backend: str
+    products: Products | None = None
+    most_seconds: float = 3600.0
+    min_free_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,20 +9,24 @@ The stream is compressed with zstd(1). It is an archive of `store.host.tar` with
 
 A stream comes from elsewhere, so nothing in it is relied on. The digest of the manifest has to be the
 expected one; then nothing is taken but what the manifest lists, so its sizes limit what is written. The
-entries are made in an empty directory of root's that nobody else uses, each in a directory that was made
-before, under a name that nothing had: no link is followed and no name leads out. The commit of the workspace
-computes the content again from the tree. zstd reads the stream without any right.
+record has to name the expected products, before anything is made. A small stream can become anything: the
+entries have to come in time, and to leave the disk the space that it is to have. They are made in an empty
+directory of root's that nobody else uses, each in a directory that was made before, under a name that
+nothing had: no link is followed and no name leads out. The commit of the workspace computes the content
+again from the tree. zstd reads the stream without any right.
 
 Left out is what belongs to a host: attributes that its kernel writes by itself, and references of overlayfs
 to files of a file system (`origin`), without which it works too. Source: the kernel's documentation of
 overlayfs; zstd(1).
 """
 
+import errno
 import hashlib
 import json
 import os
 import stat
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -56,6 +60,13 @@ from store.layers.walk import ESCAPED, OF_THE_HOST, OPAQUE, OVERLAY, REDIRECT
 
 MOST_ENTRIES = 2_000_000
 """The entries that a manifest lists."""
+
+MOST_ATTRIBUTES_BYTES = 64 << 20
+"""The attributes of all directories, which wait in memory for the end."""
+
+FREELY_BYTES, SECOND_BYTES = 64 << 30, 256 << 20
+"""The sizes of all files with their holes: so many, and more for each second that a layer may take, since the
+commit reads them."""
 
 MOST_WHITEOUTS = 1_000_000
 """The entries of an overlay that hide another one; the manifest does not list them."""
@@ -132,11 +143,13 @@ def _unpack(tar: TarReader, workspace: Workspace, expected: ExpectedLayer) -> La
     if text.count(b"\n") > MOST_ENTRIES:
         raise DamagedArchive("it has too many entries")
     moved = _moved(_part(tar, tar.next(), _RECORD, _MOST_RECORD_BYTES))
-    found = ExpectedLayer(
-        moved.record.key, moved.record.parent, moved.record.content, moved.backend
-    )
-    if found != expected:
+    found = (moved.record.key, moved.record.parent, moved.record.content, moved.backend)
+    if found != (expected.key, expected.parent, expected.content, expected.backend):
         raise DamagedArchive(f"it is {found}")
+    if expected.products not in (None, moved.record.products):
+        raise DamagedArchive(
+            "what it says of its products is not what the event of its checkpoint says"
+        )
     member = tar.next()
     workspace.document.unlink(missing_ok=True)
     if member is not None and member.name == DOCUMENT.encode():
@@ -148,7 +161,8 @@ def _unpack(tar: TarReader, workspace: Workspace, expected: ExpectedLayer) -> La
         _empty(workspace.stored_tree)
     root = os.open(workspace.stored_tree, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
-        plants = _Plants(tar, root, parse(text).lines, stacked)
+        bounds = _Bounds(expected, root)
+        plants = _Plants(tar, root, parse(text).lines, stacked, bounds)
         while member is not None:
             plants.add(member)
             member = tar.next()
@@ -156,6 +170,36 @@ def _unpack(tar: TarReader, workspace: Workspace, expected: ExpectedLayer) -> La
     finally:
         os.close(root)
     return moved.record
+
+
+class _Bounds:
+    """What a layer may cost until it is stored; `root` is an open directory of its file system."""
+
+    def __init__(self, expected: ExpectedLayer, root: int) -> None:
+        self._expected, self._root = expected, root
+        self._began = time.monotonic()
+        self._size_bytes = self._held_bytes = 0
+
+    def check(self) -> None:
+        """Raise DamagedArchive when the time is over, OSError when the space is."""
+        if time.monotonic() > self._began + self._expected.most_seconds:
+            raise DamagedArchive(f"it takes more than {self._expected.most_seconds:g} s to unpack")
+        found = os.fstatvfs(self._root)
+        if found.f_bavail * found.f_frsize < self._expected.min_free_bytes:
+            raise OSError(
+                errno.ENOSPC, f"less than {self._expected.min_free_bytes} bytes would be left"
+            )
+
+    def add(self, member: Member) -> None:
+        """Count an entry. Raises as `check`."""
+        self.check()
+        self._size_bytes += member.size
+        if self._size_bytes > FREELY_BYTES + SECOND_BYTES * self._expected.most_seconds:
+            raise DamagedArchive("its files are larger than can be read in time")
+        if member.kind == stat.S_IFDIR:
+            self._held_bytes += sum(map(len, member.attributes.values()))
+            if self._held_bytes > MOST_ATTRIBUTES_BYTES:
+                raise DamagedArchive("its directories have too many attributes")
 
 
 @dataclass(slots=True)
@@ -167,6 +211,7 @@ class _Plants:
     root: int
     lines: Any
     stacked: bool
+    bounds: _Bounds
     directories: dict[bytes, Member] = field(default_factory=dict)
     files: set[bytes] = field(default_factory=set)
     whiteouts: int = 0
@@ -174,6 +219,7 @@ class _Plants:
     def add(self, member: Member) -> None:
         """Make an entry. Raises DamagedArchive, OSError."""
         path = _path(member.name)
+        self.bounds.add(member)
         if not self.directories:
             if path or member.kind != stat.S_IFDIR:
                 raise DamagedArchive("the tree does not begin with its root")
@@ -216,6 +262,7 @@ class _Plants:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
             with os.fdopen(os.open(name, flags, 0o600, dir_fd=parent), "wb") as file:
                 for offset, piece in self.tar.content(member):
+                    self.bounds.check()
                     file.seek(offset)
                     file.write(piece)
                 file.truncate(member.size)

@@ -3,6 +3,8 @@
 import asyncio
 import io
 import json
+import os
+import time
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -15,13 +17,14 @@ from dcd.configuration import Configuration
 from dcd.engine.locked import has_locked
 from dcd.farm.judging import FIRST_RATE, may_be_shared, worth_sharing
 from dcd.farm.link import Link
-from dcd.farm.shared_inputs import fetch_inputs, send_inputs, unneeded_inputs
+from dcd.farm.shared_inputs import fetch_inputs, fetch_package, send_inputs, unneeded_inputs
 from dcd.farm.shared_layers import (
     BadManifest,
     BlobOf,
     SharedLayer,
     inputs_manifest,
     key_of_tag,
+    read_inputs,
     read_manifest,
     tag_of,
 )
@@ -30,7 +33,7 @@ from dcd.farm.sharing import SharedLayers
 from dcd.planning.ground import _fitting, same_results
 from dcd.platform.publishing.http import Broken
 from dcd.platform.publishing.registry import Registry
-from statemachine.errors import Unprepared, UsageError
+from statemachine.errors import DcdError, Refused, Unprepared
 from statemachine.events import CheckpointCompleted
 from statemachine.keys import chain, own_digest
 from statemachine.plan import Ingredient, Inputs, Locked, Plan, PlannedCheckpoint
@@ -154,16 +157,14 @@ class Layers:
 
     def __init__(self, record: LayerRecord) -> None:
         self._layer = Layer(record, Path("/nowhere"), 0, 0.0)
-        self.removed: list[str] = []
 
     def find(self, key: str) -> None:
         return None
 
     def unpack_layer(self, source: int, expected: Any) -> Layer:
+        if expected.products not in (None, self._layer.record.products):
+            raise Refused("it is another one")
         return self._layer
-
-    def remove(self, key: str) -> None:
-        self.removed.append(key)
 
 
 def record(**more: Any) -> LayerRecord:
@@ -172,14 +173,14 @@ def record(**more: Any) -> LayerRecord:
 
 def brought(
     tmp_path: Path, log: Any, *, in_farm: bool, **of_record: Any
-) -> tuple[bool, Layers, SharedLayers]:
+) -> tuple[bool, SharedLayers]:
     """Whether a layer that the registry has is used."""
     layers = Layers(record(**of_record))
     stores: Any = SimpleNamespace(layers=layers, privileged=layers, blobs=_Aside(tmp_path))
     url = "http://127.0.0.1:9/dcd"
     settings = Configuration(state_dir=tmp_path, farm_registry=url, min_free_bytes=0)
     made = SharedLayers(lambda: settings, None, stores, log, "a" if in_farm else "")
-    return asyncio.run(made.bring("mine", KEY)), layers, made
+    return asyncio.run(made.bring("mine", KEY)), made
 
 
 class _Aside:
@@ -223,10 +224,9 @@ def test_a_base_is_named_by_the_event_of_the_result_on_it(tmp_path: Path) -> Non
     assert brought(tmp_path, Log(result), in_farm=True)[0]
 
 
-def test_a_layer_whose_record_is_not_that_of_its_event_does_not_stay(tmp_path: Path) -> None:
-    taken, layers, made = brought(tmp_path, Log(DONE), in_farm=True, left=("media/x",))
+def test_a_layer_whose_record_is_not_that_of_its_event_is_not_made(tmp_path: Path) -> None:
+    taken, made = brought(tmp_path, Log(DONE), in_farm=True, left=("media/x",))
     assert not taken
-    assert layers.removed == [KEY]
     assert "1 refused" in made.state().summary
 
 
@@ -240,7 +240,7 @@ def test_a_registry_that_does_not_answer_is_left_alone_for_a_while(
         raise Broken("it is away")
 
     monkeypatch.setattr(Registry, "get_manifest", broken)
-    taken, _, made = brought(tmp_path, Log(DONE), in_farm=True)
+    taken, made = brought(tmp_path, Log(DONE), in_farm=True)
     assert not taken
     assert "it is away" in made.state().trouble
     assert not asyncio.run(made.bring("mine", KEY))
@@ -311,12 +311,51 @@ def test_captured_files_come_as_they_were_offered(tmp_path: Path) -> None:
     assert list(unneeded_inputs(offered, tags, digests[1:])) == gone  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("days", [-2, -1, 2])
+def test_what_is_removed_soon_or_is_not_all_there_is_offered_again(
+    tmp_path: Path, days: int
+) -> None:
+    """Another member may remove it until the build is in the log; and who writes there may have forged it."""
+    here, offered = Blobs(tmp_path / "a"), Offered()
+    name = sha256(b"one").hexdigest()
+    here.put(b"one", name)
+    send_inputs(offered, member(here), [name], None)  # type: ignore[arg-type]
+    (tag,) = offered.manifests
+    now = int(time.time())
+    file = BlobOf(f"sha256:{name}", 3)
+    for forged in (inputs_manifest([file], now + days * 86400), inputs_manifest([], now), b"{}"):
+        offered.manifests[tag] = forged
+        send_inputs(offered, member(here), [name], None)  # type: ignore[arg-type]
+        files, at = read_inputs(offered.manifests[tag])
+        assert files == [file]
+        assert at >= now
+        assert not list(unneeded_inputs(offered, [tag], ()))  # type: ignore[arg-type]
+    before = offered.manifests[tag] = inputs_manifest([file], now - 5)
+    send_inputs(offered, member(here), [name], None)  # type: ignore[arg-type]
+    assert offered.manifests[tag] is before
+
+
+def test_a_package_on_its_way_is_no_captured_file(tmp_path: Path) -> None:
+    """Another user may upload the same file meanwhile."""
+    name, blobs = sha256(b"deb").hexdigest(), Blobs(tmp_path / "b")
+    there = member(blobs, packages_in(tmp_path / "pb"))
+
+    def receive(blob: BlobOf, file: Any) -> None:
+        file.write(b"deb")
+        file.seek(0)
+        blobs.put(b"deb", name, 1000)
+
+    fetch_package(there, BlobOf(f"sha256:{name}", 3), receive)
+    assert there.packages.has(name)
+    assert blobs.path(name, 1000)
+
+
 def member(blobs: Blobs, packages: Packages | None = None) -> Any:
     """The stores of a member."""
 
-    def adopt(sha256: str) -> None:
+    def adopt(sha256: str, source: int) -> None:
         assert packages is not None
-        with blobs.path(sha256).open("rb") as content:
+        with os.fdopen(os.dup(source), "rb") as content:
             packages.adopt(content, sha256)
 
     privileged = SimpleNamespace(adopt_package=adopt)
@@ -363,7 +402,7 @@ def test_a_list_that_is_another_one_does_not_come(tmp_path: Path) -> None:
     here = member(Blobs(tmp_path / "a"), packages_in(tmp_path / "pa", b"list"))
     send_inputs(offered, here, (), locked)  # type: ignore[arg-type]
     offered.blobs = dict.fromkeys(offered.blobs, b"liar")
-    with pytest.raises(UsageError):
+    with pytest.raises(DcdError):
         fetch_inputs(offered, there, (), locked, print)  # type: ignore[arg-type]
     assert not has_locked(there.packages, locked)
 
@@ -374,7 +413,7 @@ def test_a_member_waits_for_captured_files_while_the_registry_is_away(
     def broken(*_: object) -> None:
         raise Broken("it is away")
 
-    _, _, made = brought(tmp_path, Log(), in_farm=True)
+    _, made = brought(tmp_path, Log(), in_farm=True)
     assert asyncio.run(made.fetch([KEY], None)), "what nobody offers does not come later"
     monkeypatch.setattr(Registry, "get_manifest", broken)
     assert not asyncio.run(made.fetch([KEY], None))
