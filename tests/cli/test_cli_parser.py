@@ -160,9 +160,10 @@ def test_every_command_takes_json() -> None:
         "diff": ["k2", "k3"],
         "bisect": ["k2", "k3"],
     }
+    parser = build_parser()
     for name in NAMES:
         arguments = [name, *samples.get(name, ["k2"]), "--json"]
-        assert build_parser().parse_args(arguments).json
+        assert parser.parse_args(arguments).json
 
 
 def test_the_committed_reference_is_current() -> None:

@@ -21,11 +21,12 @@ BUILDER = "https://builds.example.org/"
 NOT_FOUND, BAD_KEY, ALTERED, OTHER_KEY, OTHER_FILE, UNPROVED = 7, 20, 21, 22, 23, 24
 
 
-@pytest.fixture
-def received(tmp_path: Path) -> Path:
-    """A directory as a recipient has it: two products, their signed list, a signed statement, the key."""
-    key = new_key(tmp_path / "secret.pem")
-    artifacts = Artifacts(tmp_path / "artifacts")
+@pytest.fixture(scope="module")
+def signed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with what is signed once for all tests: the artifacts of a build, and the key."""
+    directory = tmp_path_factory.mktemp("signed")
+    key = new_key(directory / "secret.pem")
+    artifacts = Artifacts(directory / "artifacts")
     products = [
         artifacts.write("b1", name, "raw", name.encode()) for name in ("live.iso", "live.raw")
     ]
@@ -43,12 +44,19 @@ def received(tmp_path: Path) -> Path:
     artifacts.write("b1", "SHA256SUMS", "text", sums.encode())
     list(
         signatures(
-            artifacts, Signing(key=str(tmp_path / "secret.pem"), builder=BUILDER), "b1", "live"
+            artifacts, Signing(key=str(directory / "secret.pem"), builder=BUILDER), "b1", "live"
         )
     )
     place = artifacts.directory / "b1"
     (place / "key.pem").write_text(key.pem)
-    return place
+    return directory
+
+
+@pytest.fixture
+def received(signed: Path, tmp_path: Path) -> Path:
+    """A directory as a recipient has it: two products, their signed list, a signed statement, the key."""
+    shutil.copytree(signed, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "artifacts/b1"
 
 
 Check = Callable[..., tuple[int, str, str]]

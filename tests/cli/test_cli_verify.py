@@ -2,6 +2,7 @@
 
 import base64
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,12 @@ BUILDER = "https://builds.example.org/"
 ALTERED, OTHER_KEY, OTHER_FILE, UNPROVED, OTHER_BUILDER = 21, 22, 23, 24, 25
 
 
-@pytest.fixture
-def received(tmp_path: Path) -> Path:
-    """A directory as a recipient has it: an image, its provenance, boot proof and key."""
-    key = new_key(tmp_path / "secret.pem")
-    artifacts = Artifacts(tmp_path / "artifacts")
+@pytest.fixture(scope="module")
+def signed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with what is signed once for all tests: the artifacts of a build, and the key."""
+    directory = tmp_path_factory.mktemp("signed")
+    key = new_key(directory / "secret.pem")
+    artifacts = Artifacts(directory / "artifacts")
     product = artifacts.write("b1", "live.iso", "iso", b"the image")
     subject = [{"name": "live.iso", "digest": {"sha256": product.sha256}}]
     head = {"_type": "https://in-toto.io/Statement/v1", "subject": subject}
@@ -48,11 +50,18 @@ def received(tmp_path: Path) -> Path:
         artifacts.write("b1", f"live.{name}.json", "in-toto", text)
     sums = f"{product.sha256}  live.iso\n".encode()
     artifacts.write("b1", "SHA256SUMS", "text", sums)
-    signing = Signing(key=str(tmp_path / "secret.pem"), builder=BUILDER)
+    signing = Signing(key=str(directory / "secret.pem"), builder=BUILDER)
     list(signatures(artifacts, signing, "b1", "live"))
     place = artifacts.directory / "b1"
     (place / "key.pem").write_text(key.pem)
-    return place
+    return directory
+
+
+@pytest.fixture
+def received(signed: Path, tmp_path: Path) -> Path:
+    """A directory as a recipient has it: an image, its provenance, boot proof and key."""
+    shutil.copytree(signed, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "artifacts/b1"
 
 
 @pytest.fixture

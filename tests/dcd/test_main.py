@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 
 def dcd(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(

@@ -327,5 +327,5 @@ def test_any_history_keeps_the_invariants(
 ) -> None:
     run_state_machine_as_test(
         histories(make_plan, begin),
-        settings=settings(max_examples=100, stateful_step_count=40, deadline=None),
+        settings=settings(max_examples=60, stateful_step_count=40, deadline=None),
     )

@@ -2,7 +2,6 @@
 stumbles as mirrors do."""
 
 import shutil
-import socket
 import subprocess
 import threading
 import urllib.error
@@ -115,22 +114,6 @@ def write_manifest(path: Path, uri: str, suite: str, *packages: str) -> Path:
 
 def states(status: Any) -> list[str]:
     return [checkpoint["state"] for checkpoint in status["checkpoints"]]
-
-
-def test_an_unreachable_mirror_is_told_at_submit_and_leaves_nothing(
-    daemon: Any, source: Source, tmp_path: Path
-) -> None:
-    with socket.socket() as taken:  # bound, but nobody listens
-        taken.bind(("127.0.0.1", 0))
-        uri = f"http://127.0.0.1:{taken.getsockname()[1]}/debian"
-        manifest = write_manifest(tmp_path / "small.xml", uri, source.suite)
-        result = daemon.run("submit", manifest)
-
-    assert result.returncode == 11
-    assert f"the mirror does not serve {uri} {source.suite}" in result.stderr
-    assert "tried 4 times" in result.stderr
-    assert "Traceback" not in result.stderr
-    assert daemon.json("list", "--all") == []
 
 
 def test_an_unknown_package_fails_the_transfer_and_keeps_what_was_before(

@@ -20,7 +20,7 @@ from statemachine.errors import CheckpointError
 from store.packages import Packages
 from tests.dcd.checkpoints.debian import SUITE, install, software
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.slow]
 
 VARIANT = ("app",)
 

@@ -43,7 +43,10 @@ from tests.dcd.checkpoints.illumos_tree import (
 )
 
 LACKING = missing(("xorriso", "mformat", "mcopy", "sfdisk", "isoinfo"))
-pytestmark = pytest.mark.skipif(bool(LACKING), reason=f"not installed: {', '.join(LACKING)}")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(bool(LACKING), reason=f"not installed: {', '.join(LACKING)}"),
+]
 
 SECTOR = 512
 ALL = (

@@ -69,7 +69,9 @@ def test_a_submit_is_refused_and_says_which_repository(daemon: Daemon, manifest:
     outcome = daemon.run("submit", manifest)
     assert outcome.returncode == 11
     assert "the mirror does not serve http://127.0.0.1:1/ test" in outcome.stderr
-    assert daemon.json("list") == []
+    assert "tried 4 times" in outcome.stderr
+    assert "Traceback" not in outcome.stderr
+    assert daemon.json("list", "--all") == []
 
 
 def test_distro_const_lists_the_checkpoints(

@@ -35,6 +35,8 @@ from store.eventlog.writer import Append as Request
 from store.eventlog.writer import Part
 from tests.store.eventlog.conftest import Database, Postgresql
 
+pytestmark = pytest.mark.slow
+
 CORPUS = Path(__file__).parents[2] / "faults" / "corpus"
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 Append = Callable[..., list[Event]]

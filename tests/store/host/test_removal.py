@@ -10,7 +10,7 @@ from tests.store.deep import fill
 
 
 @pytest.mark.parametrize("remove", [remove_tree, try_to_remove_tree])
-@pytest.mark.parametrize("levels", [1, 3000])
+@pytest.mark.parametrize("levels", [1, pytest.param(3000, marks=pytest.mark.slow)])
 def test_is_removed_however_deep_and_nothing_beside_it(
     tmp_path: Path, remove: Callable[[Path], None], levels: int
 ) -> None:

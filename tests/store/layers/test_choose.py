@@ -13,7 +13,7 @@ from store.layers.choose import choose, open_store
 from store.layers.interface import LayerRecord, LayerStore
 from tests.store.layers.conftest import in_namespace, key_of
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.slow]
 
 
 def what_is_left(directory: Path) -> list[Path]:
