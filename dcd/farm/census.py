@@ -39,7 +39,7 @@ def host_of(member: Member, lost_seconds: float, version: str) -> Host:
         member.clock_ahead_seconds,
         tuple(_warnings(member, version)) if alive else (),
         tuple(member.working),
-        int(slots) if slots else None,
+        int(slots) if slots.isdecimal() and len(slots) < 7 else None,
         code,
         not_granted,
         not_found if member.announced else (),

@@ -70,6 +70,12 @@ BEGIN
       WHEN NOT dcd_fits(dcd_json(event.actor)::jsonb, '{"$ref": "Actor"}') THEN 'its actor is malformed'
       WHEN NOT dcd_fits(dcd_json(event.data)::jsonb, jsonb_build_object('$ref', event.type))
         THEN 'its data is malformed'
+      WHEN json_array_length(dcd_json(event.data)->'requires') > 1000
+        OR octet_length(dcd_json(event.data)->>'requires') > 65536
+        THEN 'it requires too many labels'
+      WHEN event.type = 'MoveRequested' AND coalesce(dcd_json(event.data)->>'to', '')
+          !~ '^([a-z0-9]([a-z0-9.-]{0,57}[a-z0-9])?)?$'
+        THEN 'no member has such a name'
     END;
     IF wrong IS NOT NULL THEN
       RAISE EXCEPTION 'no member could read % of build %: %', event.type, build_id, wrong USING ERRCODE = 'DC004';
@@ -147,7 +153,7 @@ BEGIN
   -- The row decides whether a build can be taken and what is kept for it: only these events end or remove one.
   -- All members read it in lists: it is whole, whatever the caller says.
   IF new_row.id IS DISTINCT FROM build_id OR new_row.sequence IS DISTINCT FROM last_sequence
-     OR new_row.removed NOT IN (0, 1) OR octet_length(new_row::text) > 1048576
+     OR new_row.removed NOT IN (0, 1) OR octet_length(new_row::text) > 1048576 OR octet_length(keys::text) > 1048576
      OR NOT EXISTS (SELECT FROM forms f WHERE f.name = 'Lifecycle' AND f.form->'enum' ? new_row.state)
      OR (new_row.state = 'completed' AND old_row.state IS DISTINCT FROM 'completed' AND 'BuildCompleted' <> ALL (types))
      OR (new_row.state = 'cancelled' AND old_row.state IS DISTINCT FROM 'cancelled' AND 'BuildCancelled' <> ALL (types))
@@ -292,13 +298,19 @@ END $$;
 
 -- Says that the calling member lives: by the clock of the database. `unbroken_since` is when its heartbeats began
 -- to follow each other within gap_seconds: one whose own were broken has no right to call others lost. `clock` is
--- the member's, in seconds since 1970: people see how wrong it is, and nothing is decided by it.
+-- the member's, in seconds since 1970: people see how wrong it is, and nothing is decided by it. All members read
+-- what is said here every few seconds, so it is short, and has the form that they expect.
 DROP FUNCTION IF EXISTS dcd_heartbeat(double precision, text[], text);
 CREATE OR REPLACE FUNCTION dcd_heartbeat(
   gap_seconds double precision, labels text[], version text, clock double precision
 ) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = dcd, pg_temp AS $$
 BEGIN
+  IF array_ndims(labels) > 1 OR array_position(labels, NULL) IS NOT NULL OR cardinality(labels) > 10000
+     OR octet_length(labels::text) > 1048576 OR octet_length(version) > 100 OR NOT abs(clock) < 1e12
+     OR EXISTS (SELECT FROM unnest(labels) l WHERE l ~ '^slots:' AND l !~ '^slots:[0-9]{1,6}$') THEN
+    RAISE EXCEPTION 'no member could read what % says of itself', session_user USING ERRCODE = 'DC004';
+  END IF;
   UPDATE members m SET announced = dcd_heartbeat.labels, version = dcd_heartbeat.version, seen_at = now(),
       clock_ahead_seconds = dcd_heartbeat.clock - extract(epoch FROM now()),
       unbroken_since = CASE WHEN m.seen_at > now() - make_interval(secs => gap_seconds)

@@ -4,7 +4,7 @@ Only a farm imports this package: it needs psycopg, which `pip install dcd[farm]
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,12 +40,16 @@ from store.eventlog.postgresql.writer import (
     prepare,
 )
 from store.eventlog.queries import Queries, no_build
+from store.eventlog.tables import events
 from store.eventlog.writer import Append, Part
 from store.host.durable import write_file
 
 logger = logging.getLogger(__name__)
 
 Answer = TypeVar("Answer")
+
+PAGE_BYTES = 32 << 20
+"""Of events that are read at once; the last one may be over it."""
 
 TRIES = 3
 """Of a taking, when people give commands to the build meanwhile."""
@@ -106,9 +110,24 @@ class PostgresqlLog(Queries):
         while True:
             rows = self._page(None, after, limit)
             found = [event for row in rows if (event := _readable(row))]
-            if found or len(rows) < limit:
+            if found or not rows:
                 return found
             after = rows[-1].position
+
+    def _page(self, build: str | None, after: int, limit: int) -> Sequence[Any]:
+        """As many rows as are read at once: no more than `PAGE_BYTES` before the last one. An event may have
+        16 MiB, and a member could append them by the thousand."""
+        sizes = sa.select(events.c.position, sa.func.octet_length(events.c.data).label("size"))
+        sizes = sizes.where(events.c.position > after)
+        if build is not None:
+            sizes = sizes.where(events.c.build == build)
+        few = sizes.order_by(events.c.position).limit(limit).subquery()
+        summed = sa.func.sum(few.c.size).over(order_by=few.c.position) - few.c.size
+        before = sa.select(few.c.position, summed.label("before")).subquery()
+        query = sa.select(events).join(before, before.c.position == events.c.position)
+        query = query.where(before.c.before < PAGE_BYTES).order_by(events.c.position)
+        with self._reading() as connection:
+            return connection.execute(query).all()
 
     def members(self) -> list[Member]:
         """The members of the farm, by host. Raises Unavailable."""

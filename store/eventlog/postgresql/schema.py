@@ -20,7 +20,7 @@ from statemachine.build import Lifecycle
 from statemachine.codec import PAYLOADS
 from store.eventlog.tables import EVENTS_VERSION, TEXT, metadata
 
-REVISION = 4
+REVISION = 5
 """Of the tables and functions; `dcd farm init` brings a database to it."""
 
 SCHEMA = "dcd"

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 import pytest
 from procrastinate.manager import get_channel_for_queues
 
+from dcd.farm.census import host_of
 from dcd.farm.placing import differing, lacking, queue_name, shown, why_waits
+from store.eventlog.postgresql import members
 
 
 @dataclass(frozen=True)
@@ -85,3 +87,10 @@ def test_equal_labels_have_one_queue_that_postgresql_can_announce() -> None:
 def test_labels_that_are_granted_and_those_that_are_there_are_compared() -> None:
     there = ("amd64", "kvm", "dcd:0123", "slots:2", "tool:cp", "secret:/etc/dcd/secrets/key")
     assert differing(Member("a", ("amd64", "zfs", "tool:*"), there)) == (("kvm",), ("zfs",))
+
+
+def test_a_member_that_announces_nonsense_is_shown_without_it() -> None:
+    """One of an earlier revision of the database could still say so."""
+    plain = ("dcd-a", "a", ["amd64"], ["amd64", "slots:many"], "1", False, 1.0, 9.0, [])
+    shown_host = host_of(members.Member(*plain), 120.0, "1")
+    assert (shown_host.slots, shown_host.labels) == (None, ("amd64",))
