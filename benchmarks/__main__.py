@@ -23,6 +23,7 @@ from benchmarks import (
     vm_image,
 )
 from benchmarks.figure import Figure, Run, as_json, machine, table
+from benchmarks.memory import leave
 from benchmarks.page import PAGE, record, recorded, written
 from benchmarks.rounds import Rounds, shares
 
@@ -88,16 +89,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments.directory.is_dir():
         parser.error(f"{arguments.directory} is no directory")
     runs = []
-    for name, rounds in zip(
-        names, _rounds(names, arguments.rounds, arguments.minutes), strict=True
-    ):
-        run = _run(name, rounds, arguments.directory)
-        runs.append(run)
-        if arguments.record:
-            record(run)
-            PAGE.write_text(written())
-        if arguments.json:
-            arguments.json.write_text(json.dumps([as_json(each) for each in runs], indent=1) + "\n")
+    directory = Path(tempfile.mkdtemp(prefix="dcd-bench-", dir=arguments.directory))
+    try:
+        for name, rounds in zip(
+            names, _rounds(names, arguments.rounds, arguments.minutes), strict=True
+        ):
+            run = _run(name, rounds, directory)
+            runs.append(run)
+            if arguments.record:
+                record(run)
+                PAGE.write_text(written())
+            if arguments.json:
+                arguments.json.write_text(
+                    json.dumps([as_json(each) for each in runs], indent=1) + "\n"
+                )
+    finally:
+        shutil.rmtree(directory)
     print(table(runs))
     return 0 if all(figure.kept for run in runs for figure in run.figures) else 1
 
@@ -120,13 +127,11 @@ def _rounds(names: Sequence[str], most: int | None, minutes: float | None) -> It
 def _run(name: str, rounds: Rounds, directory: Path) -> Run:
     described = machine()
     figures = []
-    scratch = Path(tempfile.mkdtemp(prefix="dcd-bench-", dir=directory))
-    try:
-        for figure in BENCHMARKS[name].run(scratch, rounds):
-            print(f"{name}: {figure.name} {figure.median:.3f} {figure.unit}", file=sys.stderr)
-            figures.append(figure)
-    finally:
-        shutil.rmtree(scratch)
+    scratch = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=directory))
+    for figure in BENCHMARKS[name].run(scratch, rounds):
+        print(f"{name}: {figure.name} {figure.median:.3f} {figure.unit}", file=sys.stderr)
+        figures.append(figure)
+    leave(scratch)
     return Run(name, described, tuple(figures))
 
 

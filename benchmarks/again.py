@@ -5,7 +5,6 @@ image; that is the cold build. The changed manifests are built after it by the s
 the same package added is run in the same round: it always starts from nothing.
 """
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from benchmarks.daemon import Daemon, daemon
 from benchmarks.examples import with_package, without_boots
 from benchmarks.figure import Figure, ratios
 from benchmarks.live_image import bare_build, packages_of
-from benchmarks.memory import MOST_MIB, fill, watched
+from benchmarks.memory import MOST_MIB, fill, leave, watched
 from benchmarks.rounds import Rounds
 
 MOST_UNCHANGED_SECONDS = 1.0
@@ -43,7 +42,7 @@ def added(scratch: Path, rounds: Rounds) -> Iterator[Figure]:
         fill(scratch)
         seconds, packages = bare_build(directory / "bare", larger)
         bare.append(seconds)
-        shutil.rmtree(directory / "bare")
+        leave(directory / "bare")
         fill(scratch)
         with daemon(directory / "dcd") as running, watched(running) as used_bytes:
             cold.append(running.build(manifest)[1])
@@ -58,7 +57,7 @@ def added(scratch: Path, rounds: Rounds) -> Iterator[Figure]:
             if not status["checkpoints"][0]["grown_from"]:
                 raise RuntimeError("the image did not grow")
         memory.append(max(used_bytes) / (1 << 20))
-        shutil.rmtree(directory)
+        leave(directory)
     yield Figure("one package grown / cold build", "", ratios(grown, cold), most=MOST_RATIO)
     yield Figure("one package added / cold build", "", ratios(one_added, cold), note="not grown")
     yield Figure("one package added / bare tools", "", ratios(one_added, bare))

@@ -8,7 +8,6 @@ the end of `dcctl follow`; the script's is its whole run. The boots of verify-bo
 long as they take. Both images must hold the same packages, or the comparison is void.
 """
 
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from typing import Any
 from benchmarks.daemon import children_cpu_seconds, daemon
 from benchmarks.examples import Image, run_script, without_boots
 from benchmarks.figure import Figure, ratios
-from benchmarks.memory import fill
+from benchmarks.memory import fill, leave
 from benchmarks.rounds import Rounds
 
 SCRIPT = Path(__file__).with_name("bare-live-build.sh")
@@ -93,8 +92,7 @@ def _pair(
                 status, wall = running.build(manifest)
                 packages[side] = packages_of(status)
         sides[side] = Side(wall, children_cpu_seconds() - used)
-        # What it leaves would be written to the disk during the other side's turn.
-        shutil.rmtree(work / side)
+        leave(work / side)
     if packages["bare"] != packages["dcd"]:
         raise RuntimeError("the two images do not hold the same packages")
     return sides, status

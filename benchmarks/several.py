@@ -4,7 +4,6 @@ The images are the example's live image, each with another package. The daemon s
 an empty package store, and runs as many builds at once as its settings say by default.
 """
 
-import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from benchmarks.daemon import Daemon, daemon
 from benchmarks.examples import with_package, without_boots
 from benchmarks.figure import Figure, ratios
 from benchmarks.live_image import bare_build, packages_of
-from benchmarks.memory import MOST_MIB, fill, watched
+from benchmarks.memory import MOST_MIB, fill, leave, watched
 from benchmarks.rounds import Rounds
 
 MOST_RATIO = 0.8
@@ -34,7 +33,7 @@ def several(scratch: Path, rounds: Rounds) -> Iterator[Figure]:
         lists: dict[str, list[str]] = {}
         # Each side is first in every other round.
         for side in ("bare", "dcd")[:: 1 if number % 2 == 0 else -1]:
-            work = scratch / side
+            work = scratch / f"round-{number}" / side
             fill(scratch)
             if side == "bare":
                 built = [bare_build(work / str(n), each) for n, each in enumerate(images)]
@@ -45,7 +44,7 @@ def several(scratch: Path, rounds: Rounds) -> Iterator[Figure]:
                     seconds, lists[side] = _at_once(running, manifests)
                 through_dcd.append(seconds)
                 memory.append(max(used_bytes) / (1 << 20))
-            shutil.rmtree(work)
+            leave(work)
         if lists["bare"] != lists["dcd"]:
             raise RuntimeError("the images of the two sides do not hold the same packages")
     yield Figure("dcd / bare tools", "", ratios(through_dcd, bare), most=MOST_RATIO)

@@ -10,7 +10,6 @@ all processors already.
 """
 
 import json
-import shutil
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -71,7 +70,6 @@ def vm_disk(scratch: Path, rounds: Rounds) -> Iterator[Figure]:
                     if checkpoint["name"] == "convert"
                 ]
                 running.ctl("rm", status["id"])
-    shutil.rmtree(by_hand)
     yield Figure("dcd / bare tools", "", ratios(through_dcd, bare), most=MOST_RATIO)
     yield Figure("bare tools", "s", tuple(bare))
     yield Figure("dcd", "s", tuple(through_dcd))
