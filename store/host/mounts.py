@@ -117,7 +117,7 @@ def copy_of(path: Path, *, recursive: bool = True) -> int:
     return int(result)
 
 
-def attach(copy: int, target: Path) -> None:
+def attach(copy: int, target: Path | str) -> None:
     """Mount a copy from `copy_of` at a path. Raises OSError. Source: move_mount(2)."""
     flags = _MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_T_SYMLINKS
     result = _libc.syscall(_MOVE_MOUNT, copy, b"", _AT_FDCWD, os.fsencode(target), flags)
@@ -125,7 +125,7 @@ def attach(copy: int, target: Path) -> None:
 
 
 def restrict(
-    mounted: Path | int, attributes: int, *, lift: int = 0, recursive: bool = True
+    mounted: Path | str | int, attributes: int, *, lift: int = 0, recursive: bool = True
 ) -> None:
     """Set `attributes` on the mount at a path, or on a copy, and on all mounts below it, and clear
     those in `lift`. Raises OSError. Source: mount_setattr(2)."""
@@ -215,7 +215,7 @@ def _unescaped(escape: re.Match[bytes]) -> bytes:
     return bytes([int(escape[1], 8)])
 
 
-def _check(result: int, target: Path) -> None:
+def _check(result: int, target: Path | str) -> None:
     if result != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), str(target))

@@ -33,6 +33,8 @@ TOOL_SETTINGS = (
 )
 """Of /etc, what the host's tools read in addition."""
 
+_SETTINGS = tuple(Path("/etc", name) for name in (*SETTINGS, *TOOL_SETTINGS))
+
 LOGINS = (Path("/etc/apt/auth.conf"), Path("/etc/apt/auth.conf.d"))
 """Of these settings, the logins of the host's apt."""
 
@@ -44,9 +46,7 @@ OWN_CODE = ("dcd", "statemachine", "store")
 
 def settings() -> Iterator[Path]:
     """The existing paths of `SETTINGS` and `TOOL_SETTINGS`."""
-    for name in (*SETTINGS, *TOOL_SETTINGS):
-        if (path := Path("/etc", name)).exists():
-            yield path
+    yield from filter(Path.exists, _SETTINGS)
 
 
 def code_places(modules: Iterable[str] = ()) -> Iterator[Path]:

@@ -84,11 +84,11 @@ class Shown:
             copy = copy_of(self.source)
         try:
             restrict(copy, NO_SUID | NO_DEVICES | (0 if self.writable else READ_ONLY))
-            target = _below(root, self.target)
+            target = f"{root}{self.target}"
             try:
                 attach(copy, target)
             except FileNotFoundError:
-                _make(target, directory=stat.S_ISDIR(os.fstat(copy).st_mode))
+                _make(Path(target), directory=stat.S_ISDIR(os.fstat(copy).st_mode))
                 attach(copy, target)
         finally:
             os.close(copy)
@@ -216,7 +216,7 @@ class Hidden:
 
     def finish(self, root: Path) -> None:
         """Make it read-only, after all steps inside it."""
-        if (target := _below(root, self.target)).is_mount():
+        if os.path.ismount(target := f"{root}{self.target}"):
             restrict(target, READ_ONLY, recursive=False)
 
 
@@ -310,10 +310,11 @@ class Devices:
 
 def shown(path: Path, *, writable: bool = False) -> Iterator[Step]:
     """The steps that show a path of the host at the same path, with the links on the way to it."""
-    real = path.resolve()
-    if real != path:
+    name = os.fspath(path)
+    if (real := os.path.realpath(name)) != name:
         yield from links(path)
-    yield Shown(real, real, writable)
+        path = Path(real)
+    yield Shown(path, path, writable)
 
 
 def if_there(path: Path) -> Iterator[Step]:
