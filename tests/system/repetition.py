@@ -20,9 +20,12 @@ def without_boots(manifest: Path) -> Path:
     return path
 
 
-def assert_identical_again(daemon: Any, manifest: Path, first: str | None = None) -> None:
-    """Build it, repeat the build from the checkpoint `first` on, and compare every product."""
-    build = daemon.submit(manifest)
+def assert_identical_again(
+    daemon: Any, manifest: Path, first: str | None = None, *options: str
+) -> None:
+    """Build it with these options of the submission, repeat the build from the checkpoint `first` on, and
+    compare every product."""
+    build = daemon.submit(manifest, *options)
     daemon.wait(build, "completed", seconds=SECONDS)
     socket = str(daemon.socket)
     at = client.build_path(build, "reproduce")
