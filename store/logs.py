@@ -11,6 +11,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from statemachine.errors import NotFound
 from store.host.durable import reporting_disk_full
 from store.host.removal import try_to_remove_tree
 
@@ -39,11 +40,14 @@ class AttemptLogs:
         return evidence
 
     def path(self, build: str, checkpoint: str, attempt: int) -> Path:
-        """The path of an attempt's log, which may not exist."""
+        """The path of an attempt's log, which may not exist. Raises NotFound for a name that no checkpoint
+        has: events of another member of a farm may have any."""
+        if "/" in checkpoint or "\0" in checkpoint:
+            raise NotFound(f"there is no checkpoint {checkpoint!r}")
         return self.directory / build / f"{checkpoint}.{attempt}.log"
 
     def evidence(self, build: str, checkpoint: str, attempt: int) -> Path:
-        """The path of an attempt's evidence directory, which may not exist."""
+        """The path of an attempt's evidence directory, which may not exist. Raises NotFound as `path`."""
         return self.path(build, checkpoint, attempt).with_suffix("")
 
     def recorded(self, log: Path) -> str:

@@ -242,8 +242,8 @@ class Packages:
         return sorted(found, key=lambda package: (package.used_at, package.sha256))
 
     def has(self, sha256: str) -> bool:
-        """Whether there is a file of that digest."""
-        return (self._kept / _named(sha256)).is_file()
+        """Whether there is a file of that digest; what is no digest names none."""
+        return bool(_NAME.fullmatch(sha256)) and (self._kept / sha256).is_file()
 
     def path(self, sha256: str) -> Path:
         """The read-only file of a digest. Raises NotFound."""

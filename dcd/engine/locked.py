@@ -39,7 +39,10 @@ def known_repositories(stores: Stores, locked: Locked) -> Known:
 
 def has_inputs(stores: Stores, state: BuildState) -> bool:
     """Whether the captured files of a build are here, and the packages of a locked one."""
-    has_files = all(stores.blobs.has(file.sha256) for file in state.inputs)
+    try:
+        has_files = all(stores.blobs.has(file.sha256) for file in state.inputs)
+    except DcdError:  # what another member has recorded names no file
+        return False
     return has_files and (state.locked is None or has_locked(stores.packages, state.locked))
 
 

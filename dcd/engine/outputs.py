@@ -27,6 +27,10 @@ from statemachine.errors import NotFound
 MOST_FILES = 200
 """How many files of an attempt are listed."""
 
+MOST_ATTEMPTS = 200
+"""How many attempts of a checkpoint are listed, the last ones: their number is in an event, which may be of a
+hostile member."""
+
 SENT_SECONDS = 5.0
 """How long it may take until the outputs of an attempt that has just ended are in the registry."""
 
@@ -66,11 +70,11 @@ class Outputs:
     host: str = ""
 
     def logs(self, state: BuildState) -> tuple[LogFile, ...]:
-        """The logs of a build's attempts."""
+        """The logs of a build's last attempts."""
         return tuple(
             log
             for name, attempts in state.attempts.items()
-            for attempt in range(1, attempts + 1)
+            for attempt in range(max(1, attempts + 1 - MOST_ATTEMPTS), attempts + 1)
             if (log := self._log(state, name, attempt))
         )
 

@@ -69,6 +69,14 @@ def test_what_is_not_stored_is_not_copied(packages: Packages, tmp_path: Path) ->
         lent.copy("../../etc/passwd", tmp_path / "x.deb")
 
 
+@pytest.mark.parametrize("name", ["x", "", "../../etc/passwd", "0" * 63 + "\n"])
+def test_what_is_no_digest_is_not_stored(packages: Packages, name: str) -> None:
+    """An event of another member of a farm may name anything, and a collection of garbage reads them all."""
+    assert not packages.has(name)
+    with pytest.raises(NotFound):
+        packages.resolved(name)
+
+
 def test_a_damaged_package_counts_as_missing_until_it_is_downloaded_again(
     packages: Packages, tmp_path: Path
 ) -> None:

@@ -205,3 +205,10 @@ def test_outputs_of_removed_builds_are_unneeded(tmp_path: Path, offered: Any) ->
     tag = attempt_tag("b", "one", 1)
     offered.manifests[attempt_tag("c", "one", 1)] = b"{}"
     assert list(made._unneeded(list(offered.manifests))) == [offered.digest_of(tag)]
+
+
+def test_an_event_with_attempts_without_number_costs_nobody_much(
+    tmp_path: Path, offered: Any
+) -> None:
+    there = Outputs(stores(tmp_path), Shared(offered), "b")
+    assert there.logs(build(attempts={"one": 10**15})) == ()
