@@ -183,7 +183,7 @@ class FarmExpectations:
         since = self.farm.seconds - self.farm.lost_seconds
         return (
             member.is_well
-            and member.engine is not None
+            and bool(member.life)  # it has started, and does not stop
             and max(member.well_since, row.drained_at) < since
             and not row.draining
         )
@@ -198,6 +198,12 @@ class FarmExpectations:
                 build.open == (checkpoint, number, member.host),
                 "an attempt is announced before it has any effect",
                 *(attempt.number, build),
+            )
+            lines = attempt.history.read_text().splitlines()[:-1]
+            expect(
+                [line.split()[0] for line in lines] == build.results,
+                "a workspace is the layer before it, wherever that was made",
+                *(attempt.number, lines, build),
             )
 
     # What is true when all is well again

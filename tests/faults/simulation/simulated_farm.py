@@ -16,10 +16,12 @@ from concurrent.futures import Future
 from functools import cache
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import procrastinate
 import pytest
+import simulated_registry
 import structlog
 from simulated_database import Database, role_in
 from simulated_log import SimulatedLog, patched
@@ -31,6 +33,7 @@ from simulated_parts import (
     DiskUsage,
     Jobs,
 )
+from simulated_registry import Shelf
 
 from dcd.engine import attempt, engine, runner
 from dcd.engine import builds as engine_builds
@@ -48,7 +51,8 @@ CODE = of_code("0" * 12)
 
 
 class Farm:
-    """See the module. A context manager. `hosts` are the members and their labels."""
+    """See the module. A context manager. `hosts` are the members and their labels; with `shares` they share
+    layers through a registry."""
 
     def __init__(
         self,
@@ -56,6 +60,8 @@ class Farm:
         seed: int,
         hosts: Mapping[str, Sequence[str]],
         lost_seconds: float = 30.0,
+        *,
+        shares: bool = False,
     ) -> None:
         self.directory = directory
         self.chance = random.Random(seed)
@@ -64,6 +70,8 @@ class Farm:
         """The longest time until others hear of a commit."""
         self.seconds = 0.0
         self.database = Database(lambda: self.seconds)
+        self.registry = Shelf(lambda: not self.current.line.cut)
+        self.shares = shares
         self.tools = sorted(map(of_tool, TOOLS))
         self.awake: dict[Member, None] = {}
         self.jobs: list[tuple[Member, Future[Any], Callable[[], Any]]] = []
@@ -99,6 +107,8 @@ class Farm:
             patch(module, "code_label", lambda: CODE)
         patch(plugins, "entry_points", lambda group: ())
         patch(ingredients, "code_digest", cache(ingredients.code_digest))
+        clock = SimpleNamespace(monotonic=lambda: self.seconds)
+        simulated_registry.patched(patch, self.registry, lambda *_: Jobs(self.current.job), clock)
         structlog.configure(processors=[self._note])
         for member in self.members.values():
             member.start()

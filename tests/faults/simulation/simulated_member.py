@@ -28,10 +28,12 @@ from dcd.engine.broadcast import Broadcast
 from dcd.engine.engine import Engine
 from dcd.engine.recovery import recover
 from dcd.engine.runner import Runner
+from dcd.engine.sharing import NOT_SHARED
 from dcd.engine.stores import Stores
 from dcd.farm.builds import FarmBuilds
 from dcd.farm.member import FarmMember
 from dcd.farm.scheduler import FarmScheduler
+from dcd.joining import shared_layers
 from dcd.launcher.orders import Bounds
 from dcd.planner.client import HERE
 from dcd.worker.launch import Ending
@@ -117,6 +119,7 @@ class Member:
             checkpoint_modules=(simulated_mirror.__name__,),
             farm_database=f"host=db dbname=farm user={self.role}",
             farm_lost_seconds=farm.lost_seconds,
+            farm_registry="http://registry/dcd" if farm.shares else "",
             max_running_builds=2,
         )
         self.free_bytes = PLENTY
@@ -166,7 +169,7 @@ class Member:
         )
         logs.prepare()
         packages.prepare()
-        bounds = Bounds(host_code=True)
+        bounds = Bounds(host_code=True, shares_layers=self.farm.shares)
         given = (layers, artifacts, logs, blobs.directory, packages, "simulated")
         self.launcher = Privileged(*given, bounds=bounds)
         self.launcher.labels = sorted({*self.labels, *self.farm.tools})
@@ -176,7 +179,9 @@ class Member:
         builds._clock = self.now
         unfinished = await builds.load_unfinished()
         losses = await asyncio.to_thread(recover, self.log, self.stores, unfinished)
-        running = Runner(builds, self.stores, lambda: self.settings, HERE)
+        self.shared = shared_layers(lambda: self.settings, None, self.stores, self.log, self.host)
+        sharing = self.shared or NOT_SHARED
+        running = Runner(builds, self.stores, lambda: self.settings, HERE, sharing)
         self.scheduler: FarmScheduler = await asyncio.to_thread(
             member.scheduler, running, self.launcher
         )
@@ -184,7 +189,10 @@ class Member:
             *(builds, running, self.scheduler, self.stores, lambda: self.settings, HERE),
             losses,
             hosts=member,
+            sharing=sharing,
         )
+        if self.shared is not None:
+            builds.watch(self.shared.happened)
         self.hosts = member
         self.life = [
             self.loop.create_task(work)
@@ -261,6 +269,8 @@ class Member:
             task.cancel()
         await self.scheduler.stop(self.settings.stop_grace_seconds)
         life[-1].cancel()
+        if self.shared is not None:
+            self.shared.close()
 
     def freeze(self, under_way: int = 0) -> None:
         """SIGSTOP. `under_way` pending jobs still run; the daemon sees their results after `thaw`."""

@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from dcd.engine.engine import Options
 from dcd.farm import queue, takers
 from dcd.farm.jobs import Next, Situation, next_for
 from dcd.farm.scheduler import FarmScheduler
+from dcd.farm.sharing import SharedLayers
 from statemachine.build import Lifecycle
 from statemachine.events import BuildPlaced
 from store.eventlog.postgresql import log
@@ -28,14 +29,23 @@ pytestmark = pytest.mark.faults
 
 
 @pytest.fixture
-def farm() -> Iterator[Farm]:
+def shares() -> bool:
+    """Whether the members share layers."""
+    return False
+
+
+@pytest.fixture
+def farm(shares: bool) -> Iterator[Farm]:
     directory = Path(tempfile.mkdtemp(prefix="dcd-farm-", dir=MEMORY))
     try:
-        with Farm(directory, 0, {"a": ("kvm",), "b": ()}) as farm:
+        with Farm(directory, 0, {"a": ("kvm",), "b": ()}, shares=shares) as farm:
             farm.run(2 * farm.lost_seconds)
             yield farm
     finally:
         shutil.rmtree(directory)
+
+
+share_layers = pytest.mark.parametrize("shares", [True], ids=["shared"])
 
 
 def submitted(farm: Farm, manifest: Manifest, *labels: str, through: str = "a") -> str:
@@ -165,8 +175,8 @@ def test_control_a_taking_without_an_epoch_is_found(
         loses_its_member(farm, returns=False)
 
 
-def moves_while_it_runs(farm: Farm) -> FarmExpectations:
-    """A person moves a build whose first checkpoint runs; its layer is not shared, so it runs again."""
+def moves_while_it_runs(farm: Farm, left: Callable[[], None] = lambda: None) -> FarmExpectations:
+    """A person moves a build whose first checkpoint runs. `left` is called when that has ended."""
     seen = FarmExpectations(farm)
     build = submitted(farm, (ONE, TWO, ISO))
     member = owner(farm, build)
@@ -175,8 +185,13 @@ def moves_while_it_runs(farm: Farm) -> FarmExpectations:
     farm.run(1.0)
     assert moved.result().moves_to == ""
     for _ in range(4):
-        for _, attempt in farm.attempts:
-            owner(farm, build).end(attempt)
+        for host, attempt in farm.attempts:
+            host.end(attempt)
+        if kinds(farm, build).count("CheckpointCompleted") == 0:
+            farm.run(jobs=0)
+            while kinds(farm, build).count("CheckpointCompleted") == 0:
+                farm.run(1.0, jobs=1)
+            left()
         farm.run(5.0)
     seen.observe()
     assert kinds(farm, build)[-1] == "BuildCompleted"
@@ -188,6 +203,42 @@ def test_a_build_that_is_to_move_leaves_its_member(farm: Farm) -> None:
     (build,) = seen.builds.values()
     assert build.epoch == 2
     assert kinds(farm, build.id).count("BuildRewound") == 1, "its layers are on its first member"
+
+
+@share_layers
+def test_a_build_that_moves_has_its_layers_from_the_registry(farm: Farm) -> None:
+    (build,) = moves_while_it_runs(farm).builds.values()
+    assert build.epoch == 2
+    assert kinds(farm, build.id).count("CheckpointStarted") == 3
+    assert "BuildRewound" not in kinds(farm, build.id)
+
+
+@share_layers
+@pytest.mark.parametrize("how", ["away", "keeps nothing"])
+def test_a_build_whose_layers_are_gone_with_the_registry_makes_them_again(
+    farm: Farm, how: str
+) -> None:
+    (build,) = moves_while_it_runs(farm, lambda: lose_registry(farm, how)).builds.values()
+    assert build.epoch == 2
+    assert kinds(farm, build.id).count("BuildRewound") == 1
+    assert build.results == ["one", "two", "iso"]
+
+
+def lose_registry(farm: Farm, how: str) -> None:
+    farm.registry.away = how == "away"
+    farm.registry.keeps = how != "keeps nothing"
+
+
+@share_layers
+def test_control_a_member_that_fails_with_the_registry_is_found(
+    farm: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def careless(shared: SharedLayers, key: str, stop: Any) -> bool:
+        return shared._bring(key, stop, set())
+
+    monkeypatch.setattr(SharedLayers, "_bring_quietly", careless)
+    with pytest.raises(AssertionError, match="a build stopped because of a defect"):
+        moves_while_it_runs(farm, lambda: lose_registry(farm, "away"))
 
 
 def test_control_an_owner_that_keeps_a_build_that_is_to_move_is_found(

@@ -74,6 +74,7 @@ steps = st.one_of(
     _step("restart", host=hosts),
     _step("drain", host=hosts, other=hosts, draining=st.booleans()),
     _step("outage", under_way=under_way, seconds=st.sampled_from((0.5, 10.0, LOST_SECONDS + 10))),
+    _step("registry", how=st.sampled_from(("away", "away", "back", "emptied"))),
     _step("skew", host=hosts, seconds=st.sampled_from((-90000, 90000))),
     _step("wait", seconds=st.sampled_from((3.0, 2 * LOST_SECONDS + 10))),
     _step("wait", seconds=st.just(2 * LOST_SECONDS + 10)),
@@ -93,7 +94,7 @@ class Histories(RuleBasedStateMachine):
     @initialize(chance=st.integers(0, 2**16))
     def begin(self, chance: int) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="dcd-farm-", dir=MEMORY))
-        self.farm = Farm(self.directory, chance, HOSTS, LOST_SECONDS)
+        self.farm = Farm(self.directory, chance, HOSTS, LOST_SECONDS, shares=True)
         self.tasks: list[tuple[Member, Any]] = []
         self.farm.__enter__()
         self.seen = FarmExpectations(self.farm)
@@ -202,6 +203,12 @@ class Histories(RuleBasedStateMachine):
         self.farm.run(seconds)
         self.farm.recover()
 
+    def registry(self, how: str) -> None:
+        """The registry is away, or back, or has lost everything."""
+        self.farm.registry.away = how == "away"
+        if how == "emptied":
+            self.farm.registry.empty()
+
     def skew(self, host: str, seconds: float) -> None:
         self.farm.members[host].skew_seconds = seconds
 
@@ -222,7 +229,8 @@ class Histories(RuleBasedStateMachine):
             self.seen.acknowledged(answer[0] if isinstance(answer, tuple) else answer)
 
     def heal(self) -> None:
-        """All members live, and can reach the database."""
+        """All members live, and can reach the database and the registry."""
+        self.registry("back")
         for host in HOSTS:
             self.come_back(host)
         self.farm.run(5.0)
