@@ -63,5 +63,11 @@ def tmp_path(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
     """pytest's, and removed as soon as the test has passed: together those of all tests hold many GiB. It
     stays where the test has failed, and with what is mounted in it, for no removal to go through a mount."""
     yield tmp_path
-    if not request.node.stash.get(FAILED, False) and not mounts_beneath(tmp_path):
-        shutil.rmtree(tmp_path, ignore_errors=True)
+    if not request.node.stash.get(FAILED, False):
+        remove_unmounted(tmp_path)
+
+
+def remove_unmounted(directory: Path) -> None:
+    """Remove a directory that is of no use any more, unless something is mounted in it."""
+    if not mounts_beneath(directory):
+        shutil.rmtree(directory, ignore_errors=True)

@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from dcd.manifest.diagnostics import refuse
 from dcd.manifest.doc import DataObjectDict
 from dcd.platform.apt import host_codename, host_sources, source_list, sources_for
 from tests.dcd.checkpoints.conftest import Bench, doc_of
+from tests.directories import remove_unmounted
 
 pytestmark = [pytest.mark.system, pytest.mark.root, pytest.mark.timeout(900)]
 
@@ -43,7 +45,7 @@ echo "login: on $(/bin/busybox uname -m)" >/dev/ttyAMA0
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     """A workspace whose image has the packages of arm64, unpacked, and whose boot archive starts `INIT`."""
     tmp_path = tmp_path_factory.mktemp("arm64")
     root = tmp_path / "workspace"
@@ -56,7 +58,8 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     (root / "boot_archive/vmlinuz").write_bytes(kernel.read_bytes())
     make_initramfs(found.image, tmp_path / "initramfs", root / "boot_archive/initrd.img")
     (root / "media/iso/live/filesystem.squashfs").write_bytes(b"hsqs")
-    return found
+    yield found
+    remove_unmounted(tmp_path)
 
 
 def unpack(apt: Path, image: Path) -> None:

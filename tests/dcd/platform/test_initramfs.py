@@ -17,6 +17,7 @@ from dcd.platform.apt import host_codename, host_sources
 from dcd.platform.chroot import chroot
 from dcd.platform.initramfs import faster, with_faster_functions
 from statemachine.errors import Unprepared
+from tests.directories import remove_unmounted
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("own_mounts")]
 
@@ -182,7 +183,7 @@ def files_of(root: Path) -> list[tuple[str, float]]:
 
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Path]]:
-    """Makes a system of a suite, once."""
+    """Makes a system of a suite, once. Together they take more than a gigabyte."""
     made: dict[str, Path] = {}
 
     def make(suite: str) -> Path:
@@ -193,7 +194,9 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str],
             made[suite] = root
         return made[suite]
 
-    return make
+    yield make
+    for root in made.values():
+        remove_unmounted(root)
 
 
 @pytest.mark.system
