@@ -64,15 +64,19 @@ BEGIN
       WHEN NOT EXISTS (SELECT FROM forms f WHERE f.name = event.type AND f.version = event.version)
         THEN 'this type is not known'
       WHEN octet_length(event.data) > 16777216 THEN 'it has more than 16 MiB'
+      WHEN octet_length(event.actor) > 4096 THEN 'its actor has more than 4 KiB'
       WHEN event.time IS DISTINCT FROM
           to_char(event.time::timestamptz AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
         THEN 'this is not how dcd writes times'
       WHEN NOT dcd_fits(dcd_json(event.actor)::jsonb, '{"$ref": "Actor"}') THEN 'its actor is malformed'
       WHEN NOT dcd_fits(dcd_json(event.data)::jsonb, jsonb_build_object('$ref', event.type))
         THEN 'its data is malformed'
-      WHEN json_array_length(dcd_json(event.data)->'requires') > 1000
-        OR octet_length(dcd_json(event.data)->>'requires') > 65536
+      WHEN event.type IN ('BuildSubmitted', 'BuildResumed') AND (
+          json_array_length(dcd_json(event.data)->'requires') > 1000
+          OR octet_length(dcd_json(event.data)->>'requires') > 65536)
         THEN 'it requires too many labels'
+      WHEN event.type = 'BuildSubmitted' AND octet_length(dcd_json(event.data)->>'name') > 4096
+        THEN 'its name has more than 4 KiB'
       WHEN event.type = 'MoveRequested' AND coalesce(dcd_json(event.data)->>'to', '')
           !~ '^([a-z0-9]([a-z0-9.-]{0,57}[a-z0-9])?)?$'
         THEN 'no member has such a name'
@@ -147,6 +151,11 @@ BEGIN
   END LOOP;
   IF next_position = first_position THEN
     RAISE EXCEPTION 'no events' USING ERRCODE = 'DC004';
+  END IF;
+  -- Who takes a build has all its events in memory. Small ones add up slowly: not each has to look.
+  IF (last_sequence % 64 < next_position - first_position OR octet_length(new_events::text) > 1048576)
+     AND (SELECT sum(octet_length(e.data)) FROM events e WHERE e.build = build_id) > 268435456 THEN
+    RAISE EXCEPTION 'the events of build % have more than 256 MiB', build_id USING ERRCODE = 'DC004';
   END IF;
   new_row := json_populate_record(NULL::builds, build_row);
   SELECT * INTO old_row FROM builds b WHERE b.id = build_id;

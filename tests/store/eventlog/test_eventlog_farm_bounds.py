@@ -1,13 +1,14 @@
 """What a member can have others read: little enough, and in a form that they expect."""
 
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
 import pytest
 
 from statemachine.errors import DcdError
-from statemachine.events import Event, MoveRequested
+from statemachine.events import Actor, Event, MoveRequested, PauseRequested
 from store.eventlog import EventLog
 from store.eventlog.postgresql import log as of_farm
 from store.eventlog.postgresql import members
@@ -15,6 +16,7 @@ from store.eventlog.postgresql.connection import connect
 from tests.store.eventlog.conftest import Postgresql
 
 Append = Callable[..., list[Event]]
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -54,12 +56,30 @@ def test_a_build_requires_and_moves_within_bounds(
     for requires in ([f"l{number}" for number in range(1001)], ["x" * 65536]):
         with pytest.raises(DcdError, match="too many labels"):
             append(here, "b1", 0, submission(requires=tuple(requires)))
+    with pytest.raises(DcdError, match="its name has"):
+        append(here, "b1", 0, submission("x" * 4097))
+    request = here.append("b1", 0, (submission(),), Actor(user="x" * 4096), NOW)
+    with pytest.raises(DcdError, match="its actor has"):
+        request.result(timeout=30)
     append(here, "b1", 0, submission(requires=tuple(f"l{number}" for number in range(1000))))
     for goal in ("../there", "x" * 60, "-"):
         with pytest.raises(DcdError, match="no member has such a name"):
             append(here, "b1", 1, MoveRequested(goal))
     append(here, "b1", 1, MoveRequested("build-2.example"))
     append(here, "b1", 2, MoveRequested())
+
+
+def test_the_events_of_a_build_have_room_in_memory(
+    farm: Postgresql, here: EventLog, submission: Any, append: Append
+) -> None:
+    append(here, "b1", 0, submission())
+    farm.run(
+        "DO $$ BEGIN EXECUTE"
+        " replace(pg_get_functiondef('dcd.dcd_write'::regproc), '268435456', '1048576'); END $$"
+    )
+    with pytest.raises(DcdError, match="events of build b1 have more than"):
+        append(here, "b1", 1, PauseRequested("c" * (1 << 20)))
+    append(here, "b1", 1, PauseRequested("c1"))
 
 
 def test_events_are_read_a_few_at_once_when_they_are_large(
