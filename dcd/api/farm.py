@@ -15,7 +15,7 @@ from dcd.engine.hosts import Host, Hosts, Wait, in_farm
 @dataclass(frozen=True, slots=True)
 class HostList:
     """The members of the farm, by name; none on a single machine. `waits` are the queued builds that no
-    member has taken."""
+    member has taken, and those that work and whose member is lost."""
 
     hosts: tuple[Host, ...]
     waits: tuple[Wait, ...] = ()

@@ -14,7 +14,7 @@ MOST_LABEL_SETS = 20
 """Manifests name labels as they like: the sets with the fewest builds are counted together, as `other`."""
 
 _OF_MEMBERS = {
-    "up": "1: heard within farm_lost_seconds; 0: lost.",
+    "up": "1: heard within farm_lost_seconds; 0: lost, or never seen.",
     "draining": "1: it takes no builds.",
     "heartbeat_age_seconds": "Since its last heartbeat.",
     "builds": "Unfinished builds that it owns.",
@@ -35,7 +35,7 @@ class FarmMetrics:
         )
         self._waiting = Gauge(
             "dcd_farm_queue_waiting",
-            "Queued builds, by obstacle and required labels.",
+            "Builds that wait for a member, by obstacle and required labels.",
             ["reason", "labels"],
             registry=registry,
         )
@@ -52,7 +52,7 @@ class FarmMetrics:
         for each in census.hosts:
             self._info.labels(each.host, each.version).set(1)
             values = {
-                "up": each.state != "lost",
+                "up": each.state in ("up", "draining"),
                 "draining": each.state == "draining",
                 "heartbeat_age_seconds": each.silent_seconds,
                 "builds": len(each.builds),

@@ -12,9 +12,9 @@ from statemachine.errors import UsageError
 @dataclass(frozen=True, slots=True)
 class Host:
     """A member of the farm. `labels` are those that builds may require of it: granted by the administrator
-    and found on the host. `state` is `up`, `draining` (it takes no builds), or `lost` (it has been silent too
-    long; `silent_seconds` is None for one that was never heard). `builds` are the unfinished ones that it
-    owns."""
+    and found on the host. `state` is `up`, `draining` (it takes no builds), `lost` (it has been silent too
+    long), or `never seen` (it has not been started; `silent_seconds` is None). `builds` are the unfinished
+    ones that it owns."""
 
     host: str
     state: str
@@ -40,8 +40,8 @@ class Host:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """A queued build: its plain labels, the kind of its obstacle (`labels`, `away` or `busy`), and what
-    people read; "" for one that waits for a slot."""
+    """A build that waits for a member: its plain labels, the kind of its obstacle (`labels`, `away` or
+    `busy`), and what people read; "" for one that waits for a slot."""
 
     build: str
     labels: str
@@ -80,7 +80,7 @@ class Hosts(Protocol):
         or take builds again. Raises NotFound."""
 
     def why_waits(self, build: BuildState) -> str:
-        """Why no member takes a queued build, for people; "" when one may."""
+        """Why no member takes a queued build, or drives one that works, for people; "" when one may."""
 
     def require_move(self, build: BuildState, to: str) -> None:
         """Raise Refused unless the member `to`, or any other ("") than its own, may drive the build, NotFound

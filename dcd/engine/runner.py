@@ -39,7 +39,7 @@ from dcd.planning import plan as planning
 from dcd.planning.action import decide_action
 from dcd.planning.ground import Ground, choose_ground
 from dcd.planning.labels import with_code
-from statemachine.build import BuildState
+from statemachine.build import BuildState, Lifecycle
 from statemachine.commands import Change, FailCheckpoint, InterruptCheckpoint, Pause, Start
 from statemachine.errors import DcdError, NotFound, Refused, Unavailable
 from statemachine.events import (
@@ -177,8 +177,9 @@ class Runner:
 
     def _leaves(self, state: BuildState) -> bool:
         """Whether the build is to continue elsewhere. One that is made is delivered here: elsewhere all of it
-        would be made again."""
-        return state.id in self._leaving and state.next is not None
+        would be made again; and one that is to be paused or cancelled waits for no other member."""
+        to_make = state.lifecycle is Lifecycle.RUNNING and state.next is not None
+        return state.id in self._leaving and to_make
 
     def _start(self) -> Start:
         builder = self._resources.settings().builder_id

@@ -7,7 +7,7 @@ what other members have appended, and tells this member's engine. Used from the 
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -71,6 +71,7 @@ class FarmBuilds(Builds):
         self._own: set[int] = set()
         """The positions of own events that `follow` has not read yet."""
         self._following = asyncio.Lock()
+        self._cleaning: set[asyncio.Task[None]] = set()
 
     async def load_unfinished(self) -> list[BuildState]:
         """The builds that this member drove last, and whose workspaces it may need. It has taken none yet."""
@@ -92,6 +93,9 @@ class FarmBuilds(Builds):
 
     async def take(self, build: str, may: May = whatever) -> BuildState:
         """Make this member the owner of a build. Raises as `EventLog.take`."""
+        return await self._finish(self._take(build, may))
+
+    async def _take(self, build: str, may: May) -> BuildState:
         async with self._lock(build):
             epoch = await self.ask(self.log.take, build, self.host, may)
             machine = await self._rehydrate(build)
@@ -124,10 +128,18 @@ class FarmBuilds(Builds):
                         before = self._apply(event)
                     self._followed = event.position
                     if before is not None and self.left is not None:
-                        try:
-                            await self.left(before)
-                        except (DcdError, OSError) as error:
-                            logger.error("not cleaned up", build=event.build, reason=str(error))
+                        # To remove a workspace may take long, and others wait for the next event.
+                        cleaning = asyncio.create_task(self._clean(self.left, before))
+                        self._cleaning.add(cleaning)
+                        cleaning.add_done_callback(self._cleaning.discard)
+
+    async def _clean(
+        self, left: Callable[[BuildState], Awaitable[None]], before: BuildState
+    ) -> None:
+        try:
+            await left(before)
+        except (DcdError, OSError) as error:
+            logger.error("not cleaned up", build=before.id, reason=str(error))
 
     def _apply(self, event: Event) -> BuildState | None:
         """Apply an event. Returns the state before it of a build that rests here and continues, or ends."""
@@ -142,12 +154,8 @@ class FarmBuilds(Builds):
         if event.sequence <= owned.since:
             return None
         machine = self._machines.get(event.build)
-        if machine is not None and event.sequence > machine.state.sequence:
-            try:
-                machine.apply(event)
-            except DcdError as error:  # its next use reads all of it, and fails
-                logger.error("a build cannot continue", build=event.build, reason=str(error))
-                self._machines.pop(event.build)
+        if machine is not None and not _applied(machine, event):
+            self._machines.pop(event.build)
         ended = machine is not None and machine.state.ended
         if ended or isinstance(event.data, BuildPlaced):
             self.forget(event.build)
@@ -159,10 +167,7 @@ class FarmBuilds(Builds):
         if machine is None or event.sequence <= machine.state.sequence:
             return None
         before = machine.state
-        try:
-            machine.apply(event)
-        except DcdError as error:  # its next use reads all of it, and fails
-            logger.error("a build cannot continue", build=event.build, reason=str(error))
+        _applied(machine, event)
         if not self._rests_here(machine.state):
             self._resting.pop(event.build)
         return before if machine.state.lifecycle is not before.lifecycle else None
@@ -196,3 +201,15 @@ class FarmBuilds(Builds):
             self._resting.pop(build, None)
             self.rest(build)
         return state
+
+
+def _applied(machine: BuildMachine, event: Event) -> bool:
+    """Apply an event unless that is done. Whether it can be: otherwise the build's next use reads all of it,
+    and fails."""
+    if event.sequence > machine.state.sequence:
+        try:
+            machine.apply(event)
+        except DcdError as error:
+            logger.error("a build cannot continue", build=event.build, reason=str(error))
+            return False
+    return True

@@ -5,8 +5,9 @@ from dataclasses import replace
 from typing import Protocol
 
 from dcd.engine.hosts import Census, Host, Wait
+from dcd.farm.jobs import RUNNABLE
 from dcd.farm.placing import differing, is_alive, obstacle, shown
-from dcd.farm.takers import Placed, queue_of, why_queued
+from dcd.farm.takers import Placed, queue_of, why_queued, why_undriven
 from dcd.platform.host_labels import of_code, of_slots, plain
 from store.eventlog.postgresql.members import Member
 
@@ -31,7 +32,7 @@ def host_of(member: Member, lost_seconds: float, version: str) -> Host:
     not_granted, not_found = differing(member)
     return Host(
         member.host,
-        "lost" if not alive else "draining" if member.draining else "up",
+        _state(member, alive),
         shown(member),
         tuple(member.builds),
         member.version,
@@ -44,6 +45,12 @@ def host_of(member: Member, lost_seconds: float, version: str) -> Host:
         not_granted,
         not_found if member.announced else (),
     )
+
+
+def _state(member: Member, alive: bool) -> str:
+    if member.silent_seconds is None:
+        return "never seen"
+    return "lost" if not alive else "draining" if member.draining else "up"
 
 
 def _announced(member: Member, of: Callable[[str], str]) -> str:
@@ -76,7 +83,11 @@ def census_of(
     """What the database says of the farm."""
     known: dict[str, Wait] = {}
     waits = []
+    alive = {each.host for each in members if is_alive(each, lost_seconds)}
     for each in builds:
+        undriven = each.state in RUNNABLE and each.host not in alive
+        if undriven and each.state != "queued":
+            waits.append(_undriven(each, members, lost_seconds))
         if each.state != "queued":
             continue
         queue = queue_of(each)
@@ -89,6 +100,13 @@ def census_of(
             )
         waits.append(replace(known[queue], build=each.build))
     return Census([host_of(each, lost_seconds, version) for each in members], waits)
+
+
+def _undriven(build: Queued, members: Sequence[Member], lost_seconds: float) -> Wait:
+    why = why_undriven(build, members, lost_seconds, handed_over=False)
+    return Wait(
+        build.build, plain(build.requires), obstacle(build.requires, members, lost_seconds), why
+    )
 
 
 def aged(census: Census, seconds: float, lost_seconds: float) -> Census:

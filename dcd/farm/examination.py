@@ -96,14 +96,18 @@ def _members(hosts: Sequence[Host], own: str) -> HostCheck:
     counts = [f"{len(by_state['up'])} up"]
     counts += [f"{_names(found)} {state}" for state in _STATES[1:] if (found := by_state[state])]
     text = f"this is {own}; {', '.join(counts)}"
-    lost = by_state["lost"]
+    lost, unseen = by_state["lost"], by_state["never seen"]
     others = [f"{each.host}: {what}" for each in hosts for what in each.warnings]
-    if not (lost or others):
+    if not (lost or unseen or others):
         return HostCheck("farm members", "ok", text)
     remedy = "look after these hosts"
     if own in lost:
         remedy = "this host has sent no heartbeat for too long: see the daemon's log"
-    elif lost:
+    elif own in unseen:
+        remedy = "this host has sent no heartbeat yet: start the daemon, or see its log"
+    elif unseen:
+        remedy = f"start dcd on {_names(unseen)}, with the table [farm] in its configuration"
+    if lost and own not in lost:
         remedy += f"; one that does not return: dcd farm member remove {lost[0]}"
     return HostCheck("farm members", "warning", "; ".join([text, *others[:_NAMED]]), remedy)
 
@@ -114,7 +118,7 @@ def _names(hosts: Sequence[str]) -> str:
     return ", ".join(hosts[:_NAMED]) + more
 
 
-_STATES = ("up", "draining", "lost")
+_STATES = ("up", "draining", "lost", "never seen")
 _NAMED = 5
 _SERVER = """
     SELECT current_setting('server_version') AS version,

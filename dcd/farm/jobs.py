@@ -15,6 +15,9 @@ from dcd.farm.takers import queue_of
 RUNNABLE = frozenset({"queued", "running", "pausing", "cancelling"})
 """The states, as in the log, in which some member is to drive a build."""
 
+ENDING = frozenset({"pausing", "cancelling"})
+"""Those in which nothing has to be made any more."""
+
 
 @dataclass(frozen=True, slots=True)
 class Kind:
@@ -71,15 +74,15 @@ def next_for(
     keeps: bool = True,
 ) -> Next:
     """What this member, `here`, does about a build. It drives the builds `driving`; `lost_hosts` are the
-    members that it may call lost. Without `keeps` it hands the build over, if it owns it."""
+    members that it may call lost. Without `keeps` it hands the build over, if it owns it and there is
+    something to make: to cancel or to pause it waits for nobody."""
     if found.state not in RUNNABLE:
         return Next.NOTHING
     if found.host == here and found.build in driving:
         return Next.NOTHING
-    if found.host == here and found.state != "queued" and keeps:
-        return (
-            Next.CONTINUE
-        )  # even if it has a job: other members make one for a build of a lost member
+    if found.host == here and found.state != "queued" and (keeps or found.state in ENDING):
+        # Even if it has a job: other members make one for a build of a lost member.
+        return Next.CONTINUE
     if found.job is not None and not (found.fetched or is_misplaced(found)):
         return Next.NOTHING  # somebody will take it
     if found.state == "queued":

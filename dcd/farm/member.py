@@ -25,10 +25,10 @@ from dcd.farm.census import aged, census_of, host_of
 from dcd.farm.examination import examine, failed
 from dcd.farm.queue import WAIT_SECONDS, Queue
 from dcd.farm.scheduler import FarmScheduler
-from dcd.farm.takers import why_not_moved, why_queued
+from dcd.farm.takers import why_not_moved, why_queued, why_undriven
 from dcd.launcher.client import Privileged
 from dcd.planning.labels import code_label
-from statemachine.build import BuildState
+from statemachine.build import BuildState, Lifecycle
 from statemachine.errors import DcdError, Refused, Unavailable, UsageError
 from statemachine.events import BuildResumed, BuildSubmitted, Event, MoveRequested
 from store.eventlog import EventLog
@@ -128,15 +128,23 @@ class FarmMember:
 
     def why_waits(self, build: BuildState) -> str:
         """See `dcd.engine.hosts.Hosts`."""
-        found = self._log.members()
-        return why_queued(self._labelled(build), found, self._settings().farm_lost_seconds)
+        if self._builds.owns(build.id):
+            return ""
+        members, lost_seconds = self._log.members(), self._settings().farm_lost_seconds
+        labelled = self._labelled(build)
+        if build.lifecycle is Lifecycle.QUEUED:
+            return why_queued(labelled, members, lost_seconds)
+        handed_over = build.running is None and build.next is not None
+        return why_undriven(labelled, members, lost_seconds, handed_over=handed_over)
 
     def _labelled(self, build: BuildState) -> BuildState:
-        """A build with the labels that the database has of it: an imported one has its host's there only."""
-        if not self._log.origin or build.epoch:
+        """A build with the labels that the database has of it, and its member: an imported one has its host's
+        there only."""
+        if not self._log.origin:
             return build
         found = (each.requires for each in self._log.placements() if each.build == build.id)
-        return replace(build, requires=tuple(next(found, build.requires)))
+        requires = tuple(next(found, build.requires))
+        return replace(build, requires=requires, host=self._builds.named(build.host))
 
     def require_move(self, build: BuildState, to: str) -> None:
         """See `dcd.engine.hosts.Hosts`."""

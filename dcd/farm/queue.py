@@ -23,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
-from typing import Any
+from typing import Any, TypeVar
 
 import procrastinate
 import psycopg
@@ -33,7 +33,7 @@ from procrastinate.jobs import Status
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import class_row
 
-from dcd.farm.jobs import Kind, Next, Situation, is_misplaced, may_take, next_for
+from dcd.farm.jobs import ENDING, Kind, Next, Situation, is_misplaced, may_take, next_for
 from dcd.farm.placing import queue_name
 from dcd.farm.scheduler import FarmScheduler
 from dcd.farm.takers import Placed, queue_of, rivals, takers
@@ -60,6 +60,10 @@ LOOK_SECONDS = 10.0
 LOOKS = 12
 """The least number of looks within the time after which a member is lost."""
 
+MOST_JOBS = 50
+"""The number of jobs that are made after a look, since what it has found becomes old. The next look comes at
+once."""
+
 SETTLE_SECONDS = 0.05
 """News that come together cause one look."""
 
@@ -68,6 +72,8 @@ WAIT_SECONDS = 1.0
 
 END_SECONDS = 10.0
 """The time for a worker to end that is cancelled, before it is cancelled again."""
+
+Answer = TypeVar("Answer")
 
 TASK = "drive"
 
@@ -140,6 +146,10 @@ class Queue:
         self._answers = asyncio.Event()
         """Set while the database answers."""
         self._connection: Connection | None = None
+        self._beaten_at = 0.0
+        """When this member has said that it lives, by the loop's clock."""
+        self._remove_at = 0.0
+        """When jobs of builds that have ended are removed next, by the loop's clock."""
         self._known: Mapping[str, bool] = {}
         """The queues of the last look."""
         self.me: Member | None = None
@@ -169,11 +179,12 @@ class Queue:
 
     async def run(self) -> None:
         """Work until cancelled."""
-        asyncio.get_running_loop().set_exception_handler(_forgive_jobs)
+        asyncio.get_running_loop().set_exception_handler(self._forgive_jobs)
         app = application(self._dsn)
         app.task(name=TASK)(self._drive)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._supervised("look", self._look_always))
+            tasks.create_task(self._supervised("beat", self._beat_always))
             tasks.create_task(self._supervised("work", lambda: self._work(app)))
 
     async def _supervised(self, part: str, work: Callable[[], Awaitable[None]]) -> None:
@@ -195,6 +206,16 @@ class Queue:
                     complained = reason
                     logger.warning("the queue of the farm waits", reason=complained)
                 await asyncio.sleep(WAIT_SECONDS)
+
+    def _forgive_jobs(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """The handler of errors of tasks that nobody waits for: the end of a job that cannot be recorded,
+        since the database is away or another member has taken the job back, is none. The job may be that of
+        a living worker for ever, so this one ends, and another one is started."""
+        task = context.get("future")
+        if isinstance(task, asyncio.Task) and task.get_name().startswith("process job"):
+            self._changed.set()
+        else:
+            loop.default_exception_handler(context)
 
     async def _drive(self, build: str, epoch: int, maker: str) -> None:
         """The task of a job: see `may_take` for its arguments."""
@@ -259,13 +280,11 @@ class Queue:
                     self._news.clear()
                     settled_at = loop.time() + SETTLE_SECONDS
                     found = await self._look_once()
-                    for missing in found.missing:
-                        if await self._scheduler.can_continue(missing.build):
-                            await _put(putting, missing, self._host)
                     for left in found.left:
                         if await self._scheduler.can_continue(left.build):
-                            await self._scheduler.resume(left.build)
+                            await self._scheduler.resume(left.build, ends=left.state in ENDING)
                         await _drop_job(putting, left)
+                    await self._put_jobs(putting, found.missing)
                     self._troubles.pop("look", None)
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(self._news.wait(), self._interval)
@@ -273,9 +292,33 @@ class Queue:
         finally:
             self._answers.clear()
 
+    async def _put_jobs(self, app: procrastinate.App, missing: Iterable[Situation]) -> None:
+        put = 0
+        for each in missing:
+            if await self._scheduler.can_continue(each.build):
+                await _put(app, each, self._host)
+                put += 1
+            if put == MOST_JOBS:
+                self._news.set()
+                break
+
+    async def _beat_always(self) -> None:
+        """Say that this member lives while a look has much to do, or waits for others."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(self._interval)
+            if self.answers and loop.time() - self._beaten_at > self._interval:
+                await loop.run_in_executor(self._looking, self._asked, self._beat)
+                self._beaten_at = loop.time()
+
     async def _look_once(self) -> Found:
         loop = asyncio.get_running_loop()
-        found = await loop.run_in_executor(self._looking, self._look, self._scheduler.driving)
+        removes = loop.time() >= self._remove_at
+        look = partial(self._seen, driving=self._scheduler.driving, removes=removes)
+        found = await loop.run_in_executor(self._looking, self._asked, look)
+        self._beaten_at = loop.time()
+        if removes:
+            self._remove_at = loop.time() + self._lost_seconds / 2
         if self._scheduler.draining != found.me.draining:
             self._scheduler.draining = found.me.draining
             self._scheduler.wake()
@@ -295,26 +338,30 @@ class Queue:
             self._queues = wanted
             self._changed.set()
 
-    def _look(self, driving: frozenset[str]) -> Found:
-        """Say that this member lives, and look at the builds; it drives `driving`. Blocking. Raises
-        DcdError."""
+    def _asked(self, ask: Callable[[Connection], Answer]) -> Answer:
+        """Ask the database over the connection of the looks. Blocking. Raises DcdError."""
         try:
             with explained():
                 if self._connection is None:
                     self._connection = connect_to(self._dsn, self._farm)
                     # The triggers of Procrastinate's tables name its tables without their schema.
                     self._connection.execute(f"SET search_path = dcd, {SCHEMA}")
-                return self._seen(self._connection, driving)
+                return ask(self._connection)
         except DcdError:
             if self._connection is not None:
                 self._connection.close()
                 self._connection = None
             raise
 
-    def _seen(self, connection: Connection, driving: frozenset[str]) -> Found:
-        # A shorter gap than this makes nobody look lost.
+    def _beat(self, connection: Connection) -> None:
         labels = [*self._labels, of_slots(self._scheduler.slots)]
+        # A shorter gap than this makes nobody look lost.
         heartbeat(connection, self._lost_seconds / 2, labels, VERSION)
+
+    def _seen(self, connection: Connection, driving: frozenset[str], removes: bool) -> Found:
+        """Say that this member lives, and look at the builds; it drives `driving`. With `removes` the jobs of
+        those that have ended go."""
+        self._beat(connection)
         kinds = self._kinds(connection)
         me, others = self._rivals(connection, kinds)
         try:
@@ -330,7 +377,8 @@ class Queue:
         gone_seconds = self._lost_seconds if me.unbroken_seconds >= self._lost_seconds else math.inf
         found = Found(me, gone_seconds)
         lost_hosts = lost(connection, self._lost_seconds)
-        connection.execute(_REMOVE_OVER, {"seconds": self._lost_seconds})
+        if removes:
+            connection.execute(_REMOVE_OVER, {"seconds": self._lost_seconds})
         decided = [
             (row, next_for(row, self._host, driving, lost_hosts, keeps=found.takes(row, others)))
             for row in self._undecided(connection, kinds, lost_hosts)
@@ -377,14 +425,6 @@ class Queue:
     ) -> list[Situation]:
         with connection.cursor(row_factory=class_row(Situation)) as cursor:
             return cursor.execute(statement, {"seconds": self._lost_seconds, **given}).fetchall()
-
-
-def _forgive_jobs(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """The handler of errors of tasks that nobody waits for: the end of a job that cannot be recorded, since
-    the database is away or another member has taken the job back, is none."""
-    task = context.get("future")
-    if not (isinstance(task, asyncio.Task) and task.get_name().startswith("process job")):
-        loop.default_exception_handler(context)
 
 
 async def _put(app: procrastinate.App, missing: Situation, maker: str) -> None:

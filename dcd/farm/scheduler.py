@@ -22,6 +22,9 @@ from store.eventlog.interface import May, whatever
 
 logger = structlog.get_logger()
 
+UNREADABLE_SECONDS = 60.0
+"""How long a build is left alone whose events could not be read."""
+
 
 class FarmScheduler(Scheduler):
     """See the module. `news` is called when a build may need a member."""
@@ -36,7 +39,8 @@ class FarmScheduler(Scheduler):
         super().__init__(builds, runner, settings)
         self._farm = builds
         self._news = news
-        self._unreadable: set[str] = set()
+        self._unreadable: dict[str, float] = {}
+        """The builds whose events could not be read, and when they are read again, by the loop's clock."""
         self.draining = False
         """Whether this member takes no builds, and hands over those that it has."""
         self._taking: set[str] = set()
@@ -72,16 +76,19 @@ class FarmScheduler(Scheduler):
 
     async def can_continue(self, build: str) -> bool:
         """Whether some member can drive a build: its events are a history. Raises Unavailable."""
-        if build in self._unreadable:
+        now = asyncio.get_running_loop().time()
+        if self._unreadable.get(build, now) > now:
             return False
         try:
             await self._farm.state(build)
         except DcdError as error:
             if isinstance(error, Unavailable) and not isinstance(error, LogDamaged):
                 raise
-            self._unreadable.add(build)
-            logger.error("a build cannot continue", build=build, error=str(error))
+            if build not in self._unreadable:
+                logger.error("a build cannot continue", build=build, error=str(error))
+            self._unreadable[build] = now + UNREADABLE_SECONDS
             return False
+        self._unreadable.pop(build, None)
         return True
 
     async def drive(self, build: str) -> None:
@@ -95,19 +102,25 @@ class FarmScheduler(Scheduler):
         finally:
             self._handed.discard(build)
 
-    async def resume(self, build: str) -> None:
-        """Take a build and drive it, in a task of its own, whatever room there is: it has had its slot."""
+    async def resume(self, build: str, *, ends: bool = False) -> None:
+        """Take a build and drive it, in a task of its own, whatever room there is: it has had its slot. One
+        that `ends`, since it is to be cancelled or paused, also while this member hands its builds over."""
+        # When the caller is cancelled, no build may be taken that nobody drives.
+        await asyncio.shield(asyncio.ensure_future(self._resume(build, ends)))
+
+    async def _resume(self, build: str, ends: bool) -> None:
         # A build that this member continues may have a job too: it is taken once.
-        if build in self._tasks or build in self._taking or self._stopping or self.draining:
+        drained = self.draining and not ends
+        if build in self._tasks or build in self._taking or self._stopping or drained:
             return
         self._taking.add(build)
         try:
-            state = await self._farm.take(build, self.may_take)
+            state = await self._farm.take(build, whatever if ends else self.may_take)
         except DcdError as error:
             logger.info("the build is not taken", build=build, reason=str(error))
         else:
             self._start(state)
-            if state.moves_to is not None:  # by a command that came between
+            if state.moves_to is not None or self.draining:  # by a command that came between
                 self.hand_over(build)
         finally:
             self._taking.discard(build)

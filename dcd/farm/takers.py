@@ -74,6 +74,24 @@ def why_queued(build: Placed, members: Sequence[Labelled], lost_seconds: float) 
     return f"only {' and '.join(each.host for each in like)} has the code of dcd that planned it"
 
 
+def why_undriven(
+    build: Placed, members: Sequence[Labelled], lost_seconds: float, *, handed_over: bool
+) -> str:
+    """Why nobody drives a build at present that works, for people; "" when its member does. With
+    `handed_over` a draining member does not."""
+    owner = next((each for each in members if each.host == build.host), None)
+    if owner is None:
+        what = "is no member any more"
+    elif not is_alive(owner, lost_seconds):
+        what = "is not heard"
+    elif owner.draining and handed_over:
+        what = "is draining"
+    else:
+        return ""
+    others = why_queued(build, members, lost_seconds)
+    return f"its member {build.host} {what}" + (f"; {others}" if others else "")
+
+
 def why_not_moved(build: Placed, to: str, members: Sequence[Labelled], lost_seconds: float) -> str:
     """Why a build cannot move to the member `to`, or to any other than its own (""), for people; "" when it
     can. `to` is one of the members."""

@@ -37,12 +37,14 @@ def shown(dcctl, daemon):
 
 def test_each_member_has_its_state_its_slots_its_labels_and_its_builds(shown) -> None:
     silent = host("c", state="lost", silent_seconds=500.0, builds=["x9"], slots=1)
-    new = host("d", state="lost", silent_seconds=None, slots=None, version="", code="", labels=[])
+    new = host(
+        "d", state="never seen", silent_seconds=None, slots=None, version="", code="", labels=[]
+    )
     assert shown(host("a", working=["k2", "k3"]), silent, new) == [
-        "HOST  STATE  HEARD       SLOTS  LABELS  BUILDS",
-        "a     up     0.5 s ago   2/2    amd64   k2 k3",
-        "c     lost   8m 20s ago  0/1    amd64",
-        "d     lost   never",
+        "HOST  STATE       HEARD       SLOTS  LABELS  BUILDS",
+        "a     up          0.5 s ago   2/2    amd64   k2 k3",
+        "c     lost        8m 20s ago  0/1    amd64",
+        "d     never seen  never",
     ]
 
 

@@ -144,6 +144,14 @@ def test_a_member_that_is_lost_and_too_few_connections_are_warnings(
     assert "max_connections = 2000" in found["farm database"].remedy
 
 
+def test_a_member_that_was_never_started_is_a_warning(run: Any, examine: Any) -> None:
+    run("UPDATE dcd.members SET seen_at = now() WHERE host = 'a'")
+    run("UPDATE dcd.members SET seen_at = NULL WHERE host = 'b'")
+    found = examine()["farm members"]
+    assert "b never seen" in found.value
+    assert "start dcd on b" in found.remedy
+
+
 def test_dcd_doctor_examines_the_farm_of_a_configuration_without_a_daemon(
     server: Cluster, run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
 ) -> None:

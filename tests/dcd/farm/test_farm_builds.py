@@ -229,6 +229,7 @@ def failed(log: SharedLog, continue_: Callable[[Member, Member, str], Awaitable[
         assert [state.lifecycle for state in a.unfinished_here()] == [Lifecycle.FAILED]
         await continue_(a, b, build)
         await a.follow()
+        await asyncio.gather(*a._cleaning)
 
     return farm(log, story)[0]
 
@@ -254,6 +255,27 @@ def test_a_member_drops_the_workspace_of_a_build_that_is_resumed_elsewhere(log: 
     a = failed(log, resume)
     assert len(a.unfinished_here()) == 1
     assert [name.partition(".")[2] for name in a.left_with] == ["0.1"]
+
+
+def test_the_removal_of_a_workspace_delays_no_command(log: SharedLog) -> None:
+    """A member heard of a cancel when it had removed the workspace of another build."""
+
+    async def slow(a: Member, b: Member, build: str) -> None:
+        removed = asyncio.Event()
+
+        async def left(before: BuildState) -> None:
+            await removed.wait()
+            a.left_with.append(before.id)
+
+        a.left = left
+        await b.command(build, Resume(), PERSON)
+        await a.follow()
+        assert a.left_with == []
+        removed.set()
+        await asyncio.gather(*a._cleaning)
+        assert a.left_with == [build]
+
+    failed(log, slow)
 
 
 @pytest.mark.parametrize("through", ["a", "b"])

@@ -3,11 +3,15 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
+from typing import Any
+
+import pytest
 
 from dcd.engine.broadcast import Broadcast
 from dcd.farm.builds import FarmBuilds
 from dcd.farm.scheduler import FarmScheduler
 from statemachine.events import Actor, BuildSubmitted
+from store.eventlog import LogDamaged
 from tests.dcd.farm.conftest import SharedLog
 from tests.dcd.farm.test_farm_builds import PLAN
 
@@ -20,6 +24,10 @@ class Runner:
     def __init__(self) -> None:
         self.ending = asyncio.Event()
         self.stopping = False
+        self.left: list[str] = []
+
+    def leave(self, build: str) -> None:
+        self.left.append(build)
 
     async def run(self, build: str) -> None:
         await self.ending.wait()
@@ -75,6 +83,54 @@ def test_builds_that_are_driven_without_a_job_leave_less_room_for_jobs(log: Shar
         assert ids[2] not in scheduler.driving
         runner.ending.set()
         await settled(lambda: scheduler.room == SLOTS)
+
+    member(log, story)
+
+
+def test_a_build_is_driven_though_the_caller_is_cancelled_while_it_is_taken(
+    log: SharedLog,
+) -> None:
+    async def story(scheduler: FarmScheduler, runner: Runner, ids: list[str]) -> None:
+        job = asyncio.create_task(scheduler.drive(ids[0]))
+        await settled(lambda: ids[0] in scheduler._taking)
+        job.cancel()
+        await settled(job.done)
+        await settled(lambda: scheduler.driving == {ids[0]})
+        runner.ending.set()
+        await settled(lambda: scheduler.driving == frozenset())
+
+    member(log, story)
+
+
+def test_a_drained_member_takes_its_builds_that_are_to_be_cancelled(log: SharedLog) -> None:
+    async def story(scheduler: FarmScheduler, runner: Runner, ids: list[str]) -> None:
+        scheduler.draining, scheduler.may_take = True, lambda build: False
+        await scheduler.resume(ids[0], ends=True)
+        assert (scheduler.driving, runner.left) == ({ids[0]}, [ids[0]])
+        runner.ending.set()
+        await settled(lambda: scheduler.driving == frozenset())
+
+    member(log, story)
+
+
+def test_a_build_that_could_not_be_read_is_read_again(
+    log: SharedLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was passed over until the daemon started again."""
+
+    async def story(scheduler: FarmScheduler, runner: Runner, ids: list[str]) -> None:
+        def damaged(build: str) -> Any:
+            raise LogDamaged(f"the log of build {build} cannot be read")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(log, "read_build", damaged)
+            scheduler._farm.forget(ids[0])
+            assert not await scheduler.can_continue(ids[0])
+        assert not await scheduler.can_continue(ids[0]), "not at once"
+        monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: float("inf"))
+        readable = await scheduler.can_continue(ids[0])
+        monkeypatch.undo()
+        assert readable
 
     member(log, story)
 

@@ -54,6 +54,14 @@ def test_a_member_hands_builds_over_that_it_does_not_keep() -> None:
     assert then(found("running", LIVING), keeps=False) is Next.NOTHING
 
 
+@pytest.mark.parametrize("state", ["pausing", "cancelling"])
+def test_a_member_that_drains_pauses_and_cancels_what_it_has_handed_over(state: str) -> None:
+    """Nobody else could take it, so the command waited until the member took builds again."""
+    for job in (None, 1):
+        assert then(found(state, HERE, job=job), keeps=False) is Next.CONTINUE
+    assert then(found(state, LIVING), keeps=False) is Next.NOTHING
+
+
 @pytest.mark.parametrize("state", sorted(RUNNABLE - {"queued"}))
 def test_a_build_whose_owner_may_live_is_left_alone(state: str) -> None:
     for job, lost in product((None, 1), (True, False)):

@@ -7,7 +7,7 @@ import pytest
 
 from dcd.farm.jobs import Next, Situation, next_for
 from dcd.farm.placing import queue_name
-from dcd.farm.takers import queue_of, rivals, takers, why_not_moved, why_queued
+from dcd.farm.takers import queue_of, rivals, takers, why_not_moved, why_queued, why_undriven
 
 LOST_SECONDS = 120.0
 
@@ -170,3 +170,22 @@ def test_people_read_why_a_build_cannot_move(to: str, members: list[Member], tol
 def test_nobody_learns_the_name_of_a_secret_by_a_move() -> None:
     build = Build(requires=("amd64", "secret:/etc/dcd/secrets/key"))
     assert why_not_moved(build, "b", [A, B], LOST_SECONDS) == "b lacks a secret"
+
+
+@pytest.mark.parametrize(
+    ("members", "handed_over", "why"),
+    [
+        ([A, B], True, ""),
+        ([gone(A), B], False, "its member a is not heard"),
+        ([draining(A), B], True, "its member a is draining"),
+        ([draining(A), B], False, ""),  # its checkpoint runs
+        ([draining(A)], True,
+         "its member a is draining; every member with its labels is away: a is draining"),
+        ([B], False, "its member a is no member any more"),
+    ],
+)  # fmt: skip
+def test_a_build_that_nobody_drives_says_why(
+    members: list[Member], handed_over: bool, why: str
+) -> None:
+    """It showed that it works, and nothing else."""
+    assert why_undriven(Build(), members, LOST_SECONDS, handed_over=handed_over) == why

@@ -4,7 +4,7 @@ promise does not hold.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from expectations import ENDED, PLACED, expect
 from simulated_farm import Farm
@@ -13,7 +13,7 @@ from simulated_parts import Attempt
 
 from dcd.engine.workspaces import kept_workspace
 from dcd.farm.placing import lacking
-from statemachine.build import BuildState
+from statemachine.build import BuildState, Lifecycle
 from statemachine.events import Event
 from statemachine.machine import BuildMachine
 from store.eventlog.postgresql.members import role_of
@@ -225,7 +225,9 @@ class FarmExpectations:
             goals = self._goals(build)
             able = [each for each in members if each.host in goals]
             full = all(not each.scheduler.room or self._is_full(each) for each in able)
-            asked = members[0].hosts.why_waits(self._state(build)) if members else "no member lives"
+            # That its member is lost is no reason, while another one could take it.
+            state = replace(self._state(build), lifecycle=Lifecycle.QUEUED)
+            asked = members[0].hosts.why_waits(state) if members else "no member lives"
             expect(full or asked, "a build waits only with a stated reason", build, requires)
         for member in members:
             self._check_host(member)

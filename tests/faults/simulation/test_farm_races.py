@@ -1,5 +1,6 @@
 """Histories of a farm step by step: those that the fence is for, and those that broke a promise once."""
 
+import asyncio
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -9,9 +10,11 @@ from typing import Any
 import pytest
 from expectations import Broken, Manifest
 from farm_expectations import FarmExpectations
+from procrastinate import exceptions
 from simulated_database import Database
 from simulated_farm import Farm
 from simulated_member import Member
+from simulated_queue import Jobs
 from test_engine_stateful import ISO, MEMORY, ONE, TWO
 from test_farm_stateful import SOMEBODY, placed
 
@@ -22,6 +25,7 @@ from dcd.farm.scheduler import FarmScheduler
 from dcd.farm.sharing import SharedLayers
 from statemachine.build import Lifecycle
 from statemachine.events import BuildPlaced
+from statemachine.machine import BuildMachine
 from store.eventlog.postgresql import log
 from store.eventlog.postgresql.members import members_by
 
@@ -255,6 +259,84 @@ def test_control_a_move_without_a_goal_is_found(
     monkeypatch.setattr(takers, "_at_goal", lambda build, able: able)
     with pytest.raises(Broken, match="arrives at its goal"):
         moves_while_it_runs(farm)
+
+
+@pytest.mark.parametrize("command", ["cancel", "pause"])
+def test_a_build_that_a_draining_member_has_handed_over_waits_for_nobody_to_be_stopped(
+    farm: Farm, command: str
+) -> None:
+    """Nobody else has its labels: it was cancelled when its member took builds again."""
+    build = submitted(farm, (ONE, TWO), "kvm")
+    member = owner(farm, build)
+    assert member.engine is not None
+    farm.current = member
+    member.hosts.drain("a", draining=True)
+    farm.run(farm.lost_seconds)
+    ((_, attempt),) = farm.attempts
+    member.end(attempt)
+    farm.run(1.0)
+    assert member.scheduler.driving == frozenset()
+    state = farm.database.builds[build].row["state"]
+    assert (state, farm.attempts) == ("running", [])
+    known = BuildMachine.rehydrate(farm.database.builds[build].events).state
+    why = farm.members["b"].hosts.why_waits(known)
+    assert why.startswith("its member a is draining; every member with its labels is away")
+    engine = farm.members["b"].engine
+    assert engine is not None
+    cancels = command == "cancel"
+    asked = engine.cancel(build, SOMEBODY) if cancels else engine.pause(build, None, SOMEBODY)
+    farm.members["b"].start_task(asked)
+    farm.run(farm.lost_seconds)
+    stopped = {"cancel": "cancelled", "pause": "paused"}[command]
+    assert farm.database.builds[build].row["state"] == stopped
+
+
+def test_a_member_whose_look_waits_for_others_is_not_lost(
+    farm: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def waits(*_: Any) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(queue, "_put", waits)
+    submitted(farm, (ONE,))
+    farm.run(3 * farm.lost_seconds)
+    now = farm.database.now()
+    silent = [now - (each.seen_at or 0.0) for each in farm.database.members.values()]
+    assert max(silent) < farm.lost_seconds / 2
+
+
+def test_more_jobs_than_one_look_makes_are_made_by_the_next_ones(
+    farm: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue, "MOST_JOBS", 1)
+    builds = {submitted(farm, (ONE,), "moon") for _ in range(5)}
+    farm.run(2.0)
+    assert {job.lock for job in farm.database.jobs.rows.values()} == builds
+
+
+def test_a_job_whose_end_was_not_recorded_does_not_keep_its_build(
+    farm: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was that of a worker that lived: no other job was made, and the build waited for ever."""
+    build = submitted(farm, (ONE,))
+    member = owner(farm, build)
+    assert member.engine is not None
+    finish = Jobs.finish_job
+
+    def lost(*_: Any, **__: Any) -> None:
+        monkeypatch.setattr(Jobs, "finish_job", finish)
+        raise exceptions.ConnectorException("the connection is lost")
+
+    monkeypatch.setattr(Jobs, "finish_job", lost)
+    ((_, attempt),) = farm.attempts
+    member.end(attempt, "failed")
+    farm.run(2.0)
+    resumed = member.start_task(
+        member.engine.resume(build, None, None, None, SOMEBODY, lambda plan: None)
+    )
+    farm.run(2 * farm.lost_seconds)
+    assert resumed.result()[0].lifecycle is Lifecycle.QUEUED
+    assert [each.number[0] for _, each in farm.attempts] == [build]
 
 
 def test_a_build_that_nobody_can_make_is_cancelled_without_a_trace_in_the_queue(farm: Farm) -> None:

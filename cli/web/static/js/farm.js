@@ -36,7 +36,7 @@ export function waitOf(build) {
   return found && found.reason ? `waits: ${found.reason}` : "";
 }
 
-const STATES = { up: "ok", draining: "warning", lost: "missing" };
+const STATES = { up: "ok", draining: "warning", lost: "missing", "never seen": "warning" };
 
 export function Members() {
   const { hosts } = farm.value;
