@@ -72,7 +72,8 @@ MOST_WHITEOUTS = 1_000_000
 """The entries of an overlay that hide another one; the manifest does not list them."""
 
 _RECORD, _TREE = "layer.json", "tree"
-_MOST_RECORD_BYTES = _MOST_DOCUMENT_BYTES = 64 << 20
+_MOST_RECORD_BYTES, _MOST_DOCUMENT_BYTES = 16 << 20, 64 << 20
+_MOST_TEXT, _MOST_ATTEMPTS, _MOST_TIME = 200, 10**7, 1 << 40
 _NOBODY = 65534
 _NOTES = {OPAQUE: b"y", REDIRECT: None, f"{OVERLAY}impure": b"y", f"{OVERLAY}protattr": None}
 """What overlayfs notes at entries of an upper directory, with the only value, if there is one."""
@@ -146,6 +147,7 @@ def _unpack(tar: TarReader, workspace: Workspace, expected: ExpectedLayer) -> La
     found = (moved.record.key, moved.record.parent, moved.record.content, moved.backend)
     if found != (expected.key, expected.parent, expected.content, expected.backend):
         raise DamagedArchive(f"it is {found}")
+    _check_record(moved.record)
     if expected.products not in (None, moved.record.products):
         raise DamagedArchive(
             "what it says of its products is not what the event of its checkpoint says"
@@ -359,6 +361,19 @@ def _moved(text: bytes) -> Moved:
         return from_plain(Moved, json.loads(text), newer=True)
     except (ValueError, RecursionError) as error:
         raise DamagedArchive(f"{_RECORD} cannot be read: {error}") from error
+
+
+def _check_record(record: LayerRecord) -> None:
+    """Raise DamagedArchive for what a build could not record in its events when it uses the layer."""
+    texts = (record.made_by, record.checkpoint, record.base, record.own, record.taken_from)
+    sound = (
+        max(map(len, texts)) <= _MOST_TEXT
+        and 0 <= record.attempt < _MOST_ATTEMPTS
+        and 0 <= record.seconds < _MOST_TIME
+        and 0 <= (record.epoch or 0) < _MOST_TIME
+    )
+    if not sound:
+        raise DamagedArchive("its record says what none can")
 
 
 def _found(store: LayerStore, key: str) -> Layer:

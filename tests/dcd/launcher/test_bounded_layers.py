@@ -1,12 +1,15 @@
 """What a layer from elsewhere may cost until it is stored, and what its record has to say."""
 
+import json
 import tarfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from statemachine.errors import Unprepared
+from store.host.plain import as_plain
 from store.layers import stream as streams
 from store.layers.overlay import OverlayTrees
 from tests.dcd.launcher.test_moved_layers import Forged, Host, expected, lower
@@ -30,6 +33,30 @@ def test_a_record_of_other_products_is_refused_before_anything_is_made(
     assert "of its products" in other.refuses(one.packed("first"), forged)
     monkeypatch.undo()
     assert other.take(one.packed("first"), named).record.products == layer.record.products
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"seconds": float("nan")},
+        {"seconds": -1.0},
+        {"attempt": 10**400},
+        {"epoch": -(10**30)},
+        {"made_by": "b" * 201},
+        {"own": "0" * (17 << 20)},
+    ],
+    ids=lambda forged: next(iter(forged)),
+)
+def test_a_record_that_no_event_could_repeat_is_refused(
+    hosts: tuple[Host, Host], forged: dict[str, Any]
+) -> None:
+    one, other = hosts
+    layer = one.make("first", None, Forged.tree)
+    record = as_plain(replace(layer.record, **forged))
+    file = layer.directory / "layer.json"
+    file.write_text(json.dumps({**json.loads(file.read_bytes()), "record": record}))
+    one.subject.store._known.clear()
+    assert other.refuses(one.packed("first"), expected(layer))
 
 
 def test_a_small_stream_that_becomes_too_large_or_takes_too_long_leaves_nothing(
