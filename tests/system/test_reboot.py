@@ -29,7 +29,7 @@ ROOT_BYTES = 2 << 20
 """Where the root file system begins on both disks: behind the partition for the boot loader."""
 
 WORK = ("first", "second", "third")
-WORK_SECONDS = 8.0
+WORK_SECONDS = 5.0
 """The inner build's checkpoints that take their time, and what of it there still is when somebody sees that
 one has started."""
 ENDS = ("BuildCompleted", "BuildFailed", "BuildCancelled", "BuildPaused")
