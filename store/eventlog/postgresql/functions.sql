@@ -65,10 +65,13 @@ BEGIN
         THEN 'this type is not known'
       WHEN octet_length(event.data) > 16777216 THEN 'it has more than 16 MiB'
       WHEN octet_length(event.actor) > 4096 THEN 'its actor has more than 4 KiB'
+      WHEN event.time !~ '^[0-9]{4}-' THEN 'no member could read such a year'
       WHEN event.time IS DISTINCT FROM
           to_char(event.time::timestamptz AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
         THEN 'this is not how dcd writes times'
-      WHEN NOT dcd_fits(dcd_json(event.actor)::jsonb, '{"$ref": "Actor"}') THEN 'its actor is malformed'
+      WHEN NOT dcd_fits(dcd_json(event.actor)::jsonb, '{"$ref": "Actor"}') OR EXISTS (
+          SELECT FROM jsonb_each(dcd_json(event.actor)::jsonb) a WHERE jsonb_typeof(a.value) IN ('object', 'array'))
+        THEN 'its actor is malformed'
       WHEN NOT dcd_fits(dcd_json(event.data)::jsonb, jsonb_build_object('$ref', event.type))
         THEN 'its data is malformed'
       WHEN event.type IN ('BuildSubmitted', 'BuildResumed') AND (

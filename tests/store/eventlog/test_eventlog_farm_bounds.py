@@ -1,5 +1,6 @@
 """What a member can have others read: little enough, and in a form that they expect."""
 
+import json
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -67,6 +68,28 @@ def test_a_build_requires_and_moves_within_bounds(
             append(here, "b1", 1, MoveRequested(goal))
     append(here, "b1", 1, MoveRequested("build-2.example"))
     append(here, "b1", 2, MoveRequested())
+
+
+@pytest.mark.parametrize(
+    ("named", "why"),
+    [
+        ({"actor": '{"x":' + "[" * 1500 + "]" * 1500 + "}"}, "its actor is malformed"),
+        ({"actor": "[]"}, "its actor is malformed"),
+        ({"time": "10000-01-01T00:00:00.000000Z"}, "such a year"),
+        ({"time": "infinity"}, "such a year"),
+        ({"time": "0044-03-15T00:00:00.000000Z BC"}, "not how dcd writes times"),
+    ],
+)
+def test_a_list_of_builds_can_be_read_whoever_submits_one(
+    farm: Postgresql, named: dict[str, str], why: str
+) -> None:
+    """The actor and the time of a submission are in the row of its build, which all lists read."""
+    event = {"type": "CancelRequested", "version": 1, "actor": "{}", "data": "{}"}
+    event["time"] = "2026-01-01T00:00:00.000000Z"
+    with psycopg.connect(farm.administrator, options="-c search_path=dcd") as connection:
+        connection.execute("SELECT dcd_check('b1', %s)", [json.dumps([event])])
+        with pytest.raises(psycopg.Error, match=why):
+            connection.execute("SELECT dcd_check('b1', %s)", [json.dumps([event | named])])
 
 
 def test_the_events_of_a_build_have_room_in_memory(
