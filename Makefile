@@ -4,6 +4,8 @@
 VENV ?= .venv
 PYTHON ?= python3
 PYTEST_ARGS ?=
+# How long the soak of a farm lasts.
+SOAK_MINUTES ?= 30
 bin := $(VENV)/bin
 
 # As many processes as cores; one that has no more tests takes some from another.
@@ -37,6 +39,7 @@ bench: tools $(VENV)/.dev
 soak: $(VENV)/.dev
 	tools/install-host-tools.sh $(bin)/dcd $(test_packages)
 	DCD_SOAK=1 $(bin)/pytest -m faults --timeout 7200 $(PYTEST_ARGS)
+	$(bin)/python -m tests.faults.farm_soak --minutes $(SOAK_MINUTES)
 
 deb: $(VENV)/.dev
 	packaging/build-deb.sh $(bin) build/deb

@@ -80,6 +80,7 @@ def violations(administrator: str) -> list[str]:
     last: dict[str, tuple[int, str]] = {}
     owners: dict[str, tuple[str, int]] = {}
     completed: set[tuple[str, str]] = set()
+    names: dict[str, list[str]] = {}
     for _, build, sequence, kind, version, time, actor, data, digest in rows:
         before, chained = last.get(build, (0, ""))
         if sequence != before + 1:
@@ -98,7 +99,12 @@ def violations(administrator: str) -> list[str]:
             owner = "{} {}".format(*owners[build])
             if who != owner:
                 found.append(f"{build}: {kind} by {who}, but {owner} owns it")
-        if kind == "CheckpointCompleted":
+        if kind == "BuildSubmitted":
+            names[build] = [each["name"] for each in said["plan"]["checkpoints"]]
+        elif kind == "BuildRewound":
+            again = names[build][names[build].index(said["checkpoint"]) :]
+            completed -= {(build, name) for name in again}
+        elif kind == "CheckpointCompleted":
             if (build, said["checkpoint"]) in completed:
                 found.append(f"{build}: {said['checkpoint']} completed again")
             completed.add((build, said["checkpoint"]))
