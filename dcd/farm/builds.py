@@ -99,9 +99,12 @@ class FarmBuilds(Builds):
         async with self._lock(build):
             epoch = await self.ask(self.log.take, build, self.host, may)
             machine = await self._rehydrate(build)
-            self._resting.pop(build, None)
+            rested = self._resting.pop(build, None)
             self._machines[build] = machine
             self._owned[build] = Owned(epoch, machine.state.sequence)
+            # By a command to another member, of which this one has not heard yet.
+            if rested and self.left and rested.state.lifecycle is not machine.state.lifecycle:
+                await self._clean(self.left, rested.state)
         self.broadcast.changed(build)
         return machine.state
 

@@ -179,6 +179,25 @@ def test_control_a_taking_without_an_epoch_is_found(
         loses_its_member(farm, returns=False)
 
 
+def test_a_member_that_takes_a_failed_build_before_it_hears_of_its_resume_cleans_up(
+    farm: Farm,
+) -> None:
+    """The workspace of the failed attempt stayed until the member started again."""
+    build = submitted(farm, (ONE, TWO), "kvm")
+    member, through = farm.members["a"], farm.members["b"]
+    ((_, attempt),) = farm.attempts
+    member.end(attempt, "failed")
+    farm.run(5.0)
+    seen = FarmExpectations(farm)
+    seen.check_at_rest()
+    member._hears = True  # it does not hear for a while
+    assert through.engine is not None
+    through.start_task(through.engine.retry(build, SOMEBODY))
+    farm.run(2.0)
+    assert kinds(farm, build)[-1] == "CheckpointStarted"
+    seen.check_at_rest()
+
+
 def moves_while_it_runs(farm: Farm, left: Callable[[], None] = lambda: None) -> FarmExpectations:
     """A person moves a build whose first checkpoint runs. `left` is called when that has ended."""
     seen = FarmExpectations(farm)
