@@ -42,7 +42,7 @@ class Link:
         self.reading = reading_registry(url, login)
         server = replace(self.reading.server, pauses=(1.0, 2.0), say=self._retrying)
         self.writing = Registry(server, self.reading.name, login, "pull,push,delete")
-        self.offering = replace(self.reading, actions="pull,push")
+        self.offering = replace(self.reading, actions="pull,push,delete")
         self.closed = False
         self._lock = threading.Lock()
         self._counts: Counter[tuple[str, str]] = Counter()

@@ -3,13 +3,13 @@ needs them.
 
 They are sent before the submit is acknowledged, together under one tag that follows from their digests, and
 fetched by the member that takes the build. What is there already is offered again before any member may find
-that no build needs it. Their digests are in the event of the submit, or in a list whose
-digest is there, so nothing that the registry says about them is relied on. Blocking; raises CheckpointError
-and OSError.
+that no build needs it. Their digests are in the event of the submit, or in a list whose digest is there, so
+nothing that the registry says about them is relied on. Blocking; raises CheckpointError and OSError.
 """
 
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -23,12 +23,12 @@ from dcd.farm.shared_layers import (
     read_inputs,
 )
 from dcd.platform.publishing.http import Piece
-from dcd.platform.publishing.registry import MANIFEST, Registry
+from dcd.platform.publishing.registry import MANIFEST, Registry, content_digest
+from statemachine.errors import CheckpointError
 from statemachine.plan import Locked
 
 YOUNG_SECONDS = 86400.0
 """Files offered within this time may belong to a build that is being submitted; clocks differ."""
-
 
 Receive = Callable[[BlobOf, IO[bytes]], object]
 """Writes a blob into a file, and goes back to its begin."""
@@ -121,19 +121,23 @@ def unneeded_inputs(
 def _send(
     registry: Registry, tag: str, paths: Mapping[str, Path], check: Callable[[], object]
 ) -> None:
-    if _is_offered(registry, tag, paths):
+    found = registry.get_manifest(tag)
+    if found and _is_offered(found[1], paths):
         return
     pieces = {f"sha256:{name}": Piece(path, 0, path.stat().st_size) for name, path in paths.items()}
     files = [BlobOf(digest, piece.size_bytes) for digest, piece in pieces.items()]
-    registry.put_artifact(tag, MANIFEST, inputs_manifest(files, int(time.time())), pieces, check)
+    manifest = inputs_manifest(files, int(time.time()))
+    registry.put_artifact(tag, MANIFEST, manifest, pieces, check)
+    if found and found[0] != content_digest(manifest):
+        # Without a tag nobody would find it any more, and it would keep its blobs.
+        with suppress(CheckpointError):
+            registry.delete_manifest(found[0])
 
 
-def _is_offered(registry: Registry, tag: str, names: Collection[str]) -> bool:
-    """Whether all of these are there, and no member removes them before the build is in the log."""
-    if (found := registry.get_manifest(tag)) is None:
-        return False
+def _is_offered(manifest: bytes, names: Collection[str]) -> bool:
+    """Whether it offers all of these, and no member removes it before the build is in the log."""
     try:
-        files, offered = read_inputs(found[1])
+        files, offered = read_inputs(manifest)
     except BadManifest:
         return False
     recent = abs(time.time() - offered) < YOUNG_SECONDS / 2

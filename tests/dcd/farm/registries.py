@@ -58,6 +58,7 @@ class Offered:
     def __init__(self) -> None:
         self.manifests: dict[str, bytes] = {}
         self.blobs: dict[str, bytes] = {}
+        self.deleted: list[str] = []
 
     def digest_of(self, tag: str) -> str:
         content = self.manifests.get(tag)
@@ -69,6 +70,10 @@ class Offered:
         self.blobs |= {digest: b"".join(piece.chunks()) for digest, piece in blobs.items()}
         self.manifests[tag] = manifest
         return len(blobs)
+
+    def delete_manifest(self, digest: str) -> bool:
+        self.deleted.append(digest)
+        return True
 
     def get_manifest(self, tag: str) -> tuple[str, bytes] | None:
         return (self.digest_of(tag), self.manifests[tag]) if tag in self.manifests else None

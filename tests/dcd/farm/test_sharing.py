@@ -325,14 +325,16 @@ def test_what_is_removed_soon_or_is_not_all_there_is_offered_again(
     file = BlobOf(f"sha256:{name}", 3)
     for forged in (inputs_manifest([file], now + days * 86400), inputs_manifest([], now), b"{}"):
         offered.manifests[tag] = forged
+        before = offered.digest_of(tag)
         send_inputs(offered, member(here), [name], None)  # type: ignore[arg-type]
         files, at = read_inputs(offered.manifests[tag])
         assert files == [file]
         assert at >= now
+        assert offered.deleted[-1] == before, "without a tag nobody would find it"
         assert not list(unneeded_inputs(offered, [tag], ()))  # type: ignore[arg-type]
-    before = offered.manifests[tag] = inputs_manifest([file], now - 5)
+    recent = offered.manifests[tag] = inputs_manifest([file], now - 5)
     send_inputs(offered, member(here), [name], None)  # type: ignore[arg-type]
-    assert offered.manifests[tag] is before
+    assert offered.manifests[tag] is recent
 
 
 def test_a_package_on_its_way_is_no_captured_file(tmp_path: Path) -> None:
