@@ -5,6 +5,7 @@ import io
 import json
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -14,7 +15,9 @@ from typing import Any
 import pytest
 
 from dcd.configuration import Configuration
+from dcd.engine.engine import Engine
 from dcd.engine.locked import has_locked
+from dcd.engine.sharing import NotShared
 from dcd.farm.judging import FIRST_RATE, may_be_shared, worth_sharing
 from dcd.farm.link import Link
 from dcd.farm.shared_inputs import fetch_inputs, fetch_package, send_inputs, unneeded_inputs
@@ -34,7 +37,7 @@ from dcd.planning.ground import _fitting, same_results
 from dcd.platform.publishing.http import Broken
 from dcd.platform.publishing.registry import Registry
 from statemachine.errors import DcdError, Refused, Unprepared
-from statemachine.events import CheckpointCompleted
+from statemachine.events import CheckpointCompleted, InputFile
 from statemachine.keys import chain, own_digest
 from statemachine.plan import Ingredient, Inputs, Locked, Plan, PlannedCheckpoint
 from store.blobs import Blobs
@@ -335,6 +338,29 @@ def test_what_is_removed_soon_or_is_not_all_there_is_offered_again(
     recent = offered.manifests[tag] = inputs_manifest([file], now - 5)
     send_inputs(offered, member(here), [name], None)  # type: ignore[arg-type]
     assert offered.manifests[tag] is recent
+
+
+@pytest.mark.parametrize(("host", "here"), [("a", True), ("a", False), ("", True)])
+def test_a_person_who_resumes_a_build_where_its_files_are_has_them_offered_again(
+    tmp_path: Path, host: str, here: bool
+) -> None:
+    offered: list[Sequence[str]] = []
+    blobs, name = Blobs(tmp_path), sha256(b"one").hexdigest()
+
+    class Offering(NotShared):
+        async def offer(self, digests: Sequence[str], locked: Locked | None) -> bool:
+            offered.append(digests)
+            return True
+
+    async def state(_: str) -> Any:
+        return SimpleNamespace(inputs=(InputFile("x", name),), locked=None)
+
+    if here:
+        blobs.put(b"one", name)
+    builds = SimpleNamespace(state=state, host=host)
+    engine: Any = SimpleNamespace(_builds=builds, _stores=member(blobs), sharing=Offering())
+    asyncio.run(Engine._offer_again(engine, "b"))
+    assert offered == ([[name]] if host and here else [])
 
 
 def test_a_package_on_its_way_is_no_captured_file(tmp_path: Path) -> None:
