@@ -4,6 +4,7 @@ PostgreSQL and the members are real, on one machine; the checkpoints wait instea
 """
 
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -31,7 +32,7 @@ LOST_SECONDS = 4.0
 
 MANIFEST = """<dc><distro name="x">{}<execution>
 <checkpoint name="one" mod_path="dcd/checkpoints/custom_script" checkpoint_class="CustomScript">
-<args>sleep {}</args></checkpoint></execution></distro></dc>"""
+{}</checkpoint></execution></distro></dc>"""
 
 TWO = MANIFEST.replace(
     "</execution>",
@@ -83,8 +84,23 @@ class Farm:
     def submit(
         self, seconds: float = 4.0, placed: str = "", through: str = "a", manifest: str = MANIFEST
     ) -> str:
+        return self._submit(f"<args>sleep {seconds}</args>", placed, through, manifest)
+
+    def hold(self, manifest: str = MANIFEST) -> str:
+        """Submit a build whose first checkpoint runs until `release`."""
+        self._gate = self._manifests / secrets.token_hex(4)
+        waits = (
+            f"<args>until test -e {self._gate}; do sleep 0.1; done</args>"
+            f'<kwargs><arglist name="writes"><argitem>{self._manifests}</argitem></arglist></kwargs>'
+        )
+        return self._submit(waits, "", "a", manifest)
+
+    def release(self) -> None:
+        self._gate.touch()
+
+    def _submit(self, content: str, placed: str, through: str, manifest: str) -> str:
         path = self._manifests / "m.xml"
-        path.write_text(manifest.format(placed, seconds))
+        path.write_text(manifest.format(placed, content))
         return self.members[through].submit(path, "--fresh")
 
     def owner(self, build: str) -> str:
@@ -131,7 +147,7 @@ class Farm:
                 [build],
             )
 
-    def until(self, holds: Callable[[], bool], seconds: float = 60.0) -> None:
+    def until(self, holds: Callable[[], bool], seconds: float = 120.0) -> None:
         deadline = time.monotonic() + seconds
         while not holds():
             assert time.monotonic() < deadline, "".join(
@@ -176,7 +192,7 @@ def test_a_build_starts_at_once_and_every_member_takes_commands_for_it(farm: Far
     assert started > queued
     assert farm.other(owner).status(build)["state"] == "running"
     farm.other(owner).ctl("cancel", build)
-    farm.until(lambda: farm.state(build) == "cancelled", 20)
+    farm.until(lambda: farm.state(build) == "cancelled")
     assert farm.causes(build) == ["cancelled"]
 
 
@@ -193,8 +209,7 @@ def test_a_build_with_captured_files_stays_where_they_are(farm: Farm, tmp_path: 
     script = tmp_path / "script"
     script.write_text("#!/bin/sh\nexit 0\n")
     given = '<kwargs><arg name="script">script</arg></kwargs>'
-    text = MANIFEST.format("", "").replace("<args>sleep </args>", given)
-    (tmp_path / "m.xml").write_text(text)
+    (tmp_path / "m.xml").write_text(MANIFEST.format("", given))
     builds = [farm.members[host].submit(tmp_path / "m.xml", "--fresh") for host in ("a", "b", "a")]
     for build in builds:
         farm.until(lambda build=build: farm.state(build) == "completed")
@@ -216,13 +231,14 @@ def test_people_see_why_a_build_waits_and_what_the_members_do(farm: Farm) -> Non
 
 
 def test_a_member_that_is_drained_hands_its_build_over_after_its_checkpoint(farm: Farm) -> None:
-    build = farm.submit(3)
+    build = farm.hold()
     host = farm.owner(build)
     other = farm.other(host)
     other.ctl("hosts", "drain", host)
     more = farm.submit(0.1)
     farm.until(lambda: farm.state(more) == "completed")
     assert farm.rows("SELECT host FROM placements WHERE build = %s", more) != [(host,)]
+    farm.release()
     farm.until(lambda: farm.state(build) == "completed")
     assert farm.causes(build) == []
     assert f"{host}     draining" in other.ctl("hosts")
@@ -234,11 +250,12 @@ def test_a_member_that_is_drained_hands_its_build_over_after_its_checkpoint(farm
 def test_a_build_moves_after_its_checkpoint_whoever_hears_the_command(
     farm: Farm, through: str
 ) -> None:
-    build = farm.submit(2, manifest=TWO)
+    build = farm.hold(manifest=TWO)
     owner = farm.owner(build)
     goal = "b" if owner == "a" else "a"
     told = farm.members[owner if through == "owner" else goal].ctl("move", build, "--to", goal)
     assert f"a move to {goal} was requested" in told
+    farm.release()
     farm.until(lambda: farm.state(build) == "completed")
     assert farm.owners(build) == [owner, goal]
     assert farm.causes(build) == []
@@ -264,19 +281,20 @@ def test_a_move_that_is_not_possible_says_why_and_changes_nothing(farm: Farm) ->
         assert refused.returncode == status
     assert "MoveRequested" not in farm.kinds(build)
     member.ctl("cancel", build)
-    farm.until(lambda: farm.state(build) == "cancelled", 20)
+    farm.until(lambda: farm.state(build) == "cancelled")
     assert "it is cancelled" in member.run("move", build).stderr
 
 
 @pytest.mark.parametrize("dies", ["owner", "goal"])
 def test_a_member_that_is_killed_during_a_move_loses_no_build(farm: Farm, dies: str) -> None:
     farm.until(lambda: min(each.unbroken_seconds for each in members(farm.dsn)) > LOST_SECONDS)
-    build = farm.submit(2, manifest=TWO)
+    build = farm.hold(manifest=TWO)
     owner = farm.owner(build)
     goal = "b" if owner == "a" else "a"
     farm.members[owner].ctl("move", build, "--to", goal)
     killed = owner if dies == "owner" else goal
     farm.members[killed].kill()
+    farm.release()
     farm.until(lambda: farm.state(build) == "completed")
     assert farm.owners(build) == [owner, goal if dies == "owner" else owner]
     assert farm.causes(build) == (["host-lost"] if dies == "owner" else [])
@@ -290,10 +308,11 @@ def test_a_build_stays_with_the_code_that_planned_it_until_no_member_has_it(farm
     launch, b.launch = b.launch, started_with_other_code
     b.start()
     farm.until(lambda: {each["code"] for each in a.json("hosts")["hosts"]} > {CODE})
-    build = farm.submit(6, manifest=TWO)
+    build = farm.hold(manifest=TWO)
     assert farm.owner(build) == "a"
     b.ctl("hosts", "drain", "a")
     keys = {each["name"]: each["key"] for each in a.json("status", build)["checkpoints"]}
+    farm.release()
     farm.until(lambda: farm.state(build) == "completed")
     assert farm.owners(build) == ["a", "b"]
     after = {each["name"]: each["key"] for each in b.json("status", build)["checkpoints"]}
@@ -313,9 +332,10 @@ def test_a_build_stays_with_the_code_that_planned_it_until_no_member_has_it(farm
 
 def test_an_outage_of_the_database_loses_no_build_and_moves_none(farm: Farm) -> None:
     """After it everybody looks lost, and a reaper that only looks at the others takes living builds."""
-    build = farm.submit(3)
+    build = farm.hold()
     farm.owner(build)
     farm.cluster.stop(signal.SIGQUIT)
+    farm.release()
     time.sleep(LOST_SECONDS + 1)
     farm.serve()
     with connect(farm.cluster.dsn("farm", "dcd-a")) as connection:
@@ -333,15 +353,16 @@ def test_an_outage_of_the_database_loses_no_build_and_moves_none(farm: Farm) -> 
 
 def test_a_frozen_member_loses_its_build_and_cleans_up_when_it_wakes(farm: Farm) -> None:
     farm.until(lambda: min(each.unbroken_seconds for each in members(farm.dsn)) > LOST_SECONDS)
-    build = farm.submit(12)
+    build = farm.hold()
     host = farm.owner(build)
     frozen = farm.members[host]
     frozen.process.send_signal(signal.SIGSTOP)  # type: ignore[union-attr]
     farm.until(lambda: farm.kinds(build).count("CheckpointStarted") == 2)
     assert farm.causes(build) == ["host-lost"]
     frozen.process.send_signal(signal.SIGCONT)  # type: ignore[union-attr]
-    farm.until(lambda: "another member took the build" in frozen.log.read_text(), 20)
+    farm.until(lambda: "another member took the build" in frozen.log.read_text())
     farm.until(lambda: frozen.leaks() == [])
+    farm.release()
     farm.until(lambda: farm.state(build) == "completed")
     assert farm.kinds(build).count("CheckpointCompleted") == 1
     assert tracebacks(frozen) == []
@@ -351,7 +372,7 @@ def test_a_member_that_is_cut_off_loses_its_build_and_learns_of_it(farm: Farm) -
     farm.until(lambda: min(each.unbroken_seconds for each in members(farm.dsn)) > LOST_SECONDS)
     a, b = farm.members["a"], farm.members["b"]
     a.ctl("hosts", "drain", "a")
-    build = farm.submit(15)
+    build = farm.hold()
     assert farm.owner(build) == "b"
     a.ctl("hosts", "resume", "a")
     seen = len(b.log.read_text())
@@ -363,6 +384,7 @@ def test_a_member_that_is_cut_off_loses_its_build_and_learns_of_it(farm: Farm) -
     assert farm.causes(build) == ["host-lost"]
     farm.until(lambda: "another member took the build" in b.log.read_text()[seen:])
     farm.until(lambda: b.leaks() == [])
+    farm.release()
     farm.until(lambda: farm.state(build) == "completed")
     assert farm.kinds(build).count("CheckpointCompleted") == 1
     assert tracebacks(b) == []
@@ -370,10 +392,11 @@ def test_a_member_that_is_cut_off_loses_its_build_and_learns_of_it(farm: Farm) -
 
 def test_the_build_of_a_killed_member_is_continued_by_another(farm: Farm) -> None:
     farm.until(lambda: min(each.unbroken_seconds for each in members(farm.dsn)) > LOST_SECONDS)
-    build = farm.submit(6)
+    build = farm.hold()
     host = farm.owner(build)
     farm.make_late_job(build)
     farm.members[host].kill()
+    farm.release()
     farm.until(lambda: farm.state(build) == "completed")
     assert farm.causes(build) == ["host-lost"]
     assert farm.kinds(build).count("CheckpointCompleted") == 1
