@@ -107,10 +107,14 @@ class Scheduler:
                     error=str(error),
                 )
             else:
-                await self._defect(build, error)
+                await self._unavailable(build, error)
         except Exception as error:  # noqa: BLE001 - the last resort
             await self._defect(build, error)
         self._note_space(build)
+
+    async def _unavailable(self, build: str, error: Unavailable) -> None:
+        """The log cannot be read."""
+        await self._defect(build, error)
 
     async def _defect(self, build: str, error: Exception) -> None:
         """The last resort: a defect in one build must be reported, and must not stop the others."""

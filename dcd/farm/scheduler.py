@@ -125,6 +125,13 @@ class FarmScheduler(Scheduler):
         finally:
             self._taking.discard(build)
 
+    async def _unavailable(self, build: str, error: Unavailable) -> None:
+        """An outage of the database: when this member looks again, it continues the build."""
+        if isinstance(error, LogDamaged):
+            await super()._unavailable(build, error)
+        else:
+            logger.warning("the build waits for the database", build=build, reason=str(error))
+
     async def stop(self, grace_seconds: float) -> None:
         self._stopping = True
         self._news()

@@ -47,6 +47,9 @@ from dcd.platform.host_labels import of_code, of_tool
 from statemachine.errors import Unavailable
 from store.host.tools import TOOLS
 
+NO_GARBAGE = "garbage could not be collected"
+"""Expected while the database is away."""
+
 CODE = of_code("0" * 12)
 
 
@@ -195,7 +198,8 @@ class Farm:
         ]
 
     def _note(self, _: object, method: str, entry: dict[str, Any]) -> Any:
-        away = entry["event"] in EXPECTED_ERRORS or isinstance(sys.exc_info()[1], Unavailable)
+        event, why = entry["event"], sys.exc_info()[1]
+        away = event in EXPECTED_ERRORS or (event == NO_GARBAGE and isinstance(why, Unavailable))
         if method in ("error", "exception", "critical") and not (away or self.current.dead):
             self.problems.append(f"{self.current.host}: {entry}: {sys.exc_info()[1]!r}")
         raise structlog.DropEvent

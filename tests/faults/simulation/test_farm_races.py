@@ -19,11 +19,13 @@ from test_engine_stateful import ISO, MEMORY, ONE, TWO
 from test_farm_stateful import SOMEBODY, placed
 
 from dcd.engine.engine import Options
+from dcd.engine.runner import Runner
 from dcd.farm import queue, takers
 from dcd.farm.jobs import Next, Situation, next_for
 from dcd.farm.scheduler import FarmScheduler
 from dcd.farm.sharing import SharedLayers
 from statemachine.build import Lifecycle
+from statemachine.errors import Unavailable
 from statemachine.events import BuildPlaced
 from statemachine.machine import BuildMachine
 from store.eventlog.postgresql import log
@@ -196,6 +198,32 @@ def test_a_member_that_takes_a_failed_build_before_it_hears_of_its_resume_cleans
     farm.run(2.0)
     assert kinds(farm, build)[-1] == "CheckpointStarted"
     seen.check_at_rest()
+
+
+def test_an_outage_while_a_build_is_read_is_no_defect(
+    farm: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was taken for one, and failed the build if the database was back by then."""
+    build = submitted(farm, (ONE, TWO))
+    step = Runner._step
+
+    async def away(*_: Any) -> None:
+        monkeypatch.setattr(Runner, "_step", step)
+        raise Unavailable("the database of the farm cannot be reached")
+
+    monkeypatch.setattr(Runner, "_step", away)
+    ((member, attempt),) = farm.attempts
+    member.end(attempt)
+    farm.run(farm.lost_seconds)
+    assert "BuildFailed" not in kinds(farm, build)
+    for member, attempt in farm.attempts:
+        member.end(attempt)
+    farm.run(1.0)
+    for member, attempt in farm.attempts:
+        member.end(attempt)
+    farm.run(1.0)
+    assert kinds(farm, build)[-1] == "BuildCompleted"
+    assert kinds(farm, build).count("CheckpointCompleted") == 2
 
 
 def moves_while_it_runs(farm: Farm, left: Callable[[], None] = lambda: None) -> FarmExpectations:
