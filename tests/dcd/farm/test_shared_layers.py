@@ -52,7 +52,7 @@ class Servers:
         assert status["state"] == "completed", status
         return {each["name"]: each["state"] for each in status["checkpoints"]}
 
-    def until(self, holds: Callable[[], Any], seconds: float = 30.0) -> None:
+    def until(self, holds: Callable[[], Any], seconds: float = 120.0) -> None:
         deadline = time.monotonic() + seconds
         while not holds():
             assert time.monotonic() < deadline, "".join(
