@@ -25,9 +25,8 @@ def build_view(
 ) -> BuildView:
     """A build with its checkpoints, its artifacts (with absolute paths), the parameters that may be
     shown, how far it is, and, if its state has no other reason, the cause of its waiting. Paths of artifacts
-    on another member than this one begin with its name, `there`."""
+    on another member than this one are its name, `there`, and the path in its state directory."""
     present = now()
-    beginning = f"{there}:" if there else ""
     return BuildView(
         id=state.id,
         name=state.name,
@@ -62,7 +61,7 @@ def build_view(
             for planned, record in zip(state.plan.checkpoints, state.checkpoints, strict=True)
         ),
         artifacts=tuple(
-            replace(artifact, path=f"{beginning}{artifact_path(state.id, artifact)}")
+            replace(artifact, path=_shown(artifact_path(state.id, artifact), there))
             for artifact in state.published
         ),
         error=state.error,
@@ -105,3 +104,8 @@ def summary_view(
     others = (field.name for field in fields(BuildSummary) if hasattr(stored, field.name))
     known = {name: getattr(stored, name) for name in others}
     return BuildSummary(**known, **seen, superseded_by=superseded_by)
+
+
+def _shown(path: Path, there: str) -> str:
+    """The path of an artifact, `artifacts/BUILD/NAME` in the state directory of its host."""
+    return f"{there}:{path.relative_to(path.parents[2])}" if there else str(path)

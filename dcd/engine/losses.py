@@ -20,10 +20,11 @@ _SHOWN = 10
 @dataclass(frozen=True, slots=True)
 class Losses:
     """`events` is the number of committed events missing in the log (0: none known); `builds` are
-    unknown to the log but have data."""
+    unknown to the log but have data. `restoring` says how people get them back."""
 
     events: int = 0
     builds: tuple[str, ...] = ()
+    restoring: str = ""
 
     @property
     def error(self) -> LostEvents | None:
@@ -40,7 +41,7 @@ class Losses:
         return LostEvents(
             "the event log has lost events",
             "; ".join(parts),
-            "restore a backup of the log that has them (dcd restore). The data of the "
+            f"{self.restoring}. The data of the "
             "builds is kept: layers until dcctl gc, artifacts, logs and workspaces until "
             "you remove them",
         )
@@ -53,7 +54,7 @@ def look_for_losses(events: EventLog, layers: Layers, directories: Iterable[Path
     """Compare the log with its high-water mark, and with the builds that have layers, workspaces, or a
     directory in one of `directories`."""
     found = {*_makers(layers), *_names(directories)}
-    return Losses(events.lost, tuple(sorted(found - events.known_builds(found))))
+    return Losses(events.lost, tuple(sorted(found - events.known_builds(found))), events.restoring)
 
 
 def _makers(layers: Layers) -> Iterator[str]:

@@ -43,7 +43,8 @@ _NAME = re.compile(r"[A-Za-z0-9_+][A-Za-z0-9._+-]{0,199}")
 
 @dataclass(frozen=True, slots=True)
 class LogFile:
-    """The output of one attempt. Its path begins with the name of its host when that is another one."""
+    """The output of one attempt. The path of one on another host is its name and the path in its state
+    directory: `b:logs/...`."""
 
     checkpoint: str
     attempt: int
@@ -146,7 +147,8 @@ class Outputs:
             return LogFile(checkpoint, number, str(path), path.stat().st_size)
         for each in self._shared(state, checkpoint, number):
             if not each.name:
-                return LogFile(checkpoint, number, f"{each.host}:{path}", each.size_bytes)
+                there = path.relative_to(self.stores.logs.directory.parent)
+                return LogFile(checkpoint, number, f"{each.host}:{there}", each.size_bytes)
         return None
 
     def _shared(self, state: BuildState, checkpoint: str, number: int) -> Sequence[SharedOutput]:

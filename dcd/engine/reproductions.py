@@ -6,6 +6,7 @@ somebody asks, from the events and the layers of both builds, and changes nothin
 """
 
 import asyncio
+import contextlib
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -28,6 +29,7 @@ from statemachine.plan import Locked, Plan
 from statemachine.variation import REPEATED, described
 from store.artifacts import EVIDENCE_SUMS, SUMS
 from store.captured import captured_files, resolved_of
+from store.eventlog import LogDamaged
 from store.layers.comparison import FileDifference
 
 MOST_FILES = 1000
@@ -121,9 +123,8 @@ class Reproductions:
                 f"build {first.id} is itself a repetition of build {first.reproduces}",
                 resolution=f"dcctl reproduce {first.reproduces}",
             )
-        for state in self._builds.unfinished():
-            if state.reproduces == first.id and state.actor.uid == actor.uid:
-                return state, False
+        if (begun := await self._begun(first, actor)) is not None:
+            return begun, False
         settings = self._settings()
         index = 0 if checkpoint is None else first.index(checkpoint)
         kept = Plan(tuple(planning.without_publishing(first.plan.checkpoints)))
@@ -166,6 +167,18 @@ class Reproductions:
             )
         first = await self._builds.state(second.reproduces)
         return await asyncio.to_thread(self._compared, first, second)
+
+    async def _begun(self, first: BuildState, actor: Actor) -> BuildState | None:
+        """The repetition that a user has begun and that has not ended. The log has also those that wait for a
+        member of a farm, or that another one drives."""
+        for summary in await self._builds.ask(self._builds.log.unfinished):
+            if (summary.name, summary.actor.uid) != (first.name, actor.uid):
+                continue
+            with contextlib.suppress(NotFound, LogDamaged):
+                state = await self._builds.state(summary.id)
+                if state.reproduces == first.id and not state.ended:
+                    return state
+        return None
 
     def _has_space(self, first: BuildState) -> bool:
         """Whether the layers of a build may be kept elsewhere, each possibly as a copy of the whole tree:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from statemachine.build import BuildState, Lifecycle
-from statemachine.events import BuildPaused
-from store.eventlog import EventLog
+from statemachine.errors import DcdError, Unavailable
+from statemachine.machine import BuildMachine
+from store.eventlog import EventLog, LogDamaged
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +35,19 @@ def standing_of(unfinished: Iterable[BuildState]) -> Standing:
 def standing_in(log: EventLog) -> Standing:
     """Of all builds of a log. Blocking. Raises Unavailable."""
     found = log.unfinished()
-    last = [
-        event.data
-        for build in found
-        if build.state is Lifecycle.PAUSED
-        for event in log.read(build.id, build.position - 1, 1)
-    ]
+    paused = (_state(log, build.id) for build in found if build.state is Lifecycle.PAUSED)
     return Standing(
         Counter(build.state for build in found),
-        Counter(each.cause for each in last if isinstance(each, BuildPaused)),
+        Counter(each.cause for each in paused if each and each.lifecycle is Lifecycle.PAUSED),
         min((b.updated_at for b in found if b.state is Lifecycle.QUEUED), default=None),
     )
+
+
+def _state(log: EventLog, build: str) -> BuildState | None:
+    """A build's present state: its last event need not be that of its pause. None when it cannot be read."""
+    try:
+        return BuildMachine.rehydrate(log.read_build(build)).state
+    except DcdError as error:
+        if isinstance(error, Unavailable) and not isinstance(error, LogDamaged):
+            raise
+        return None

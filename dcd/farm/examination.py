@@ -14,6 +14,7 @@ from psycopg.rows import class_row
 from dcd.doctor import HostCheck
 from dcd.engine.hosts import Host
 from dcd.farm.census import clock_trouble, host_of
+from dcd.farm.certificates import examine_certificates
 from statemachine.errors import DcdError
 from store.eventlog.postgresql.connection import Connection, check, connect, explained
 from store.eventlog.postgresql.log import require_same
@@ -38,7 +39,10 @@ def examine(dsn: str, lost_seconds: float, directory: Path) -> list[HostCheck]:
     belongs. Raises nothing that a user can cause."""
     try:
         with explained(), connect(dsn) as connection:
-            return _examined(connection, lost_seconds, directory)
+            return [
+                *_examined(connection, lost_seconds, directory),
+                *examine_certificates(dsn),
+            ]
     except DcdError as error:
         return [failed("farm database", "missing", error)]
 

@@ -46,6 +46,10 @@ class EventLog(Protocol):
         """The directory on this host for what belongs to the log, such as the cursors of webhooks."""
 
     @property
+    def restoring(self) -> str:
+        """How a person gets lost events back: an instruction without a full stop."""
+
+    @property
     def lost(self) -> int:
         """The number of committed events that were missing when the log was opened."""
 

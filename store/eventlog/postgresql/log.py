@@ -63,6 +63,8 @@ class PostgresqlLog(Queries):
     of no farm, of another farm or of another version, Unavailable when it cannot be used.
     """
 
+    restoring = "restore a backup of the farm's database that has them (docs/how-to/the-database-is-down.md)"
+
     def __init__(self, dsn: str, directory: Path, on_commit: OnCommit | None = None) -> None:
         self.path = self.directory = directory
         self._dsn = dsn

@@ -27,6 +27,8 @@ class SqliteLog(Queries):
     used.
     """
 
+    restoring = "restore a backup of the log that has them (dcd restore)"
+
     def __init__(self, path: Path, on_commit: OnCommit | None = None) -> None:
         self.path = path
         reserve = Reserve(path.with_name(f"{path.name}.reserve"))

@@ -95,7 +95,7 @@ def test_another_member_shows_what_an_attempt_has_left(tmp_path: Path, offered: 
     assert send(offered, here)
     state = build()
     (log,) = there.logs(state)
-    assert (log.size_bytes, log.path.partition(":")[0]) == (5, "a")
+    assert (log.size_bytes, log.path) == (5, "a:logs/b/one.1.log")
     assert there.open_log(state, "one", "1").read() == b"line\n"
     files = there.files(state, "one", "1")
     assert [(file.name, file.size_bytes) for file in files] == [("guest.log", 6), ("guest.png", 4)]
