@@ -222,7 +222,7 @@ class Queue:
         if build in self._scheduler.driving or await asyncio.to_thread(
             self._may_take, build, epoch, maker
         ):
-            await self._scheduler.drive(build)
+            await self._scheduler.drive(build, epoch)
         else:
             logger.info("the job is over", build=build, epoch=epoch, maker=maker)
 
@@ -282,7 +282,8 @@ class Queue:
                     found = await self._look_once()
                     for left in found.left:
                         if await self._scheduler.can_continue(left.build):
-                            await self._scheduler.resume(left.build, ends=left.state in ENDING)
+                            ends = left.state in ENDING
+                            await self._scheduler.resume(left.build, left.epoch, ends=ends)
                         await _drop_job(putting, left)
                     await self._put_jobs(putting, found.missing)
                     self._troubles.pop("look", None)

@@ -91,31 +91,34 @@ class FarmScheduler(Scheduler):
         self._unreadable.pop(build, None)
         return True
 
-    async def drive(self, build: str) -> None:
-        """Take a build and drive it until it stops; the task continues when the caller is cancelled."""
+    async def drive(self, build: str, epoch: int) -> None:
+        """Take a build in this epoch and drive it until it stops; the task continues when the caller is
+        cancelled."""
         self._handed.add(build)
         try:
             if len(self._tasks) < self.slots:
-                await self.resume(build)
+                await self.resume(build, epoch)
             if task := self._tasks.get(build):
                 await asyncio.shield(asyncio.wait([task]))
         finally:
             self._handed.discard(build)
 
-    async def resume(self, build: str, *, ends: bool = False) -> None:
-        """Take a build and drive it, in a task of its own, whatever room there is: it has had its slot. One
-        that `ends`, since it is to be cancelled or paused, also while this member hands its builds over."""
+    async def resume(self, build: str, epoch: int, *, ends: bool = False) -> None:
+        """Take a build in this epoch and drive it, in a task of its own, whatever room there is: it has had
+        its slot. One that `ends`, since it is to be cancelled or paused, also while this member hands its
+        builds over. One that another member has taken meanwhile is left to that."""
         # When the caller is cancelled, no build may be taken that nobody drives.
-        await asyncio.shield(asyncio.ensure_future(self._resume(build, ends)))
+        await asyncio.shield(asyncio.ensure_future(self._resume(build, epoch, ends)))
 
-    async def _resume(self, build: str, ends: bool) -> None:
+    async def _resume(self, build: str, epoch: int, ends: bool) -> None:
         # A build that this member continues may have a job too: it is taken once.
         drained = self.draining and not ends
         if build in self._tasks or build in self._taking or self._stopping or drained:
             return
         self._taking.add(build)
+        may = whatever if ends else self.may_take
         try:
-            state = await self._farm.take(build, whatever if ends else self.may_take)
+            state = await self._farm.take(build, lambda state: state.epoch == epoch and may(state))
         except DcdError as error:
             logger.info("the build is not taken", build=build, reason=str(error))
         else:

@@ -59,7 +59,7 @@ async def settled(holds: Callable[[], bool]) -> None:
 
 def test_a_job_takes_one_of_the_slots_and_lasts_as_long_as_its_build(log: SharedLog) -> None:
     async def story(scheduler: FarmScheduler, runner: Runner, ids: list[str]) -> None:
-        job = asyncio.create_task(scheduler.drive(ids[0]))
+        job = asyncio.create_task(scheduler.drive(ids[0], 0))
         await settled(lambda: scheduler.driving == {ids[0]})
         assert scheduler.room == SLOTS
         runner.ending.set()
@@ -71,15 +71,15 @@ def test_a_job_takes_one_of_the_slots_and_lasts_as_long_as_its_build(log: Shared
 
 def test_builds_that_are_driven_without_a_job_leave_less_room_for_jobs(log: SharedLog) -> None:
     async def story(scheduler: FarmScheduler, runner: Runner, ids: list[str]) -> None:
-        await scheduler.resume(ids[0])
+        await scheduler.resume(ids[0], 0)
         assert scheduler.room == 1
-        job = asyncio.create_task(scheduler.drive(ids[1]))
+        job = asyncio.create_task(scheduler.drive(ids[1], 0))
         await settled(lambda: len(scheduler.driving) == 2)
         assert scheduler.room == 1
         job.cancel()  # the worker starts again, and the build is driven on
         await settled(job.done)
         assert (scheduler.room, len(scheduler.driving)) == (0, 2)
-        await scheduler.drive(ids[2])
+        await scheduler.drive(ids[2], 0)
         assert ids[2] not in scheduler.driving
         runner.ending.set()
         await settled(lambda: scheduler.room == SLOTS)
@@ -91,7 +91,7 @@ def test_a_build_is_driven_though_the_caller_is_cancelled_while_it_is_taken(
     log: SharedLog,
 ) -> None:
     async def story(scheduler: FarmScheduler, runner: Runner, ids: list[str]) -> None:
-        job = asyncio.create_task(scheduler.drive(ids[0]))
+        job = asyncio.create_task(scheduler.drive(ids[0], 0))
         await settled(lambda: ids[0] in scheduler._taking)
         job.cancel()
         await settled(job.done)
@@ -105,7 +105,7 @@ def test_a_build_is_driven_though_the_caller_is_cancelled_while_it_is_taken(
 def test_a_drained_member_takes_its_builds_that_are_to_be_cancelled(log: SharedLog) -> None:
     async def story(scheduler: FarmScheduler, runner: Runner, ids: list[str]) -> None:
         scheduler.draining, scheduler.may_take = True, lambda build: False
-        await scheduler.resume(ids[0], ends=True)
+        await scheduler.resume(ids[0], 0, ends=True)
         assert (scheduler.driving, runner.left) == ({ids[0]}, [ids[0]])
         runner.ending.set()
         await settled(lambda: scheduler.driving == frozenset())
@@ -135,13 +135,24 @@ def test_a_build_that_could_not_be_read_is_read_again(
     member(log, story)
 
 
+def test_a_build_that_another_member_has_taken_meanwhile_is_left_to_it(log: SharedLog) -> None:
+    """Two members had jobs for a build of a lost one: the second one took it from the first."""
+
+    async def story(scheduler: FarmScheduler, runner: Runner, ids: list[str]) -> None:
+        log.take(ids[0], "b")
+        await scheduler.drive(ids[0], 0)
+        assert scheduler.driving == frozenset()
+
+    member(log, story)
+
+
 def test_a_member_that_stops_or_is_drained_takes_nothing(log: SharedLog) -> None:
     async def story(scheduler: FarmScheduler, runner: Runner, ids: list[str]) -> None:
         scheduler.draining = True
-        await scheduler.drive(ids[0])
+        await scheduler.drive(ids[0], 0)
         scheduler.draining = False
         await scheduler.stop(0)
-        await scheduler.resume(ids[1])
+        await scheduler.resume(ids[1], 0)
         assert scheduler.driving == frozenset()
         assert log.epochs == {}
 
