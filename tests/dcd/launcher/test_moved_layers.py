@@ -45,7 +45,7 @@ from store.packages import Packages
 from tests.dcd.checkpoints.hostile_tree import add_socket, fingerprint, plant
 from tests.store.layers.conftest import Subject, key_of
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.slow]
 
 EPOCH = 1_700_000_000
 Work = Callable[[Path], Any]

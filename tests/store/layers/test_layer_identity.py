@@ -11,7 +11,7 @@ from statemachine.errors import NotFound
 from store.layers.directory import LayerDirectory
 from tests.store.layers.conftest import Subject, key_of
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.slow]
 
 
 def writes(name: str, text: str) -> Callable[[Path], None]:
