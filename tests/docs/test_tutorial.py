@@ -18,8 +18,11 @@ TUTORIAL = ROOT / "docs" / "tutorial" / "first-image.md"
 SMALLER = (
     ('default="linux-image-amd64"', 'default="linux-image-cloud-amd64"'),
     ("<argitem>bios</argitem><argitem>uefi</argitem>", "<argitem>bios</argitem>"),
+    ("console=ttyS0,115200<", "console=ttyS0,115200 loglevel=7<"),
+    ("${hostname} login:", "Hostname set to &lt;${hostname}&gt;"),
 )
-"""What is changed in the example: a kernel of a tenth, and one boot instead of two."""
+"""What is changed in the example: a kernel of a tenth, and one boot instead of two, which goes on until the
+init of the image has begun."""
 
 SOCKET = "/tmp/dcd.sock"
 """The page's socket. Each run has its own: another one may be on this host."""
