@@ -6,7 +6,7 @@ those that are there, and the builds that wait because no member may take them. 
 differ, with the digest of the code of checkpoints. `dcctl hosts drain HOST` lets a member take no more
 builds, before maintenance for instance; those that it has move to others after their running checkpoints.
 `dcctl hosts resume HOST` lets it take builds again. Both need the role administer. A member is lost when it
-has been silent for `farm_lost_seconds`.
+has been silent for `farm_lost_seconds`, and `never seen` before it has been started for the first time.
 """
 
 import argparse
