@@ -130,11 +130,16 @@ class FarmBuilds(Builds):
                     async with self._lock(event.build):
                         before = self._apply(event)
                     self._followed = event.position
-                    if before is not None and self.left is not None:
-                        # To remove a workspace may take long, and others wait for the next event.
-                        cleaning = asyncio.create_task(self._clean(self.left, before))
-                        self._cleaning.add(cleaning)
-                        cleaning.add_done_callback(self._cleaning.discard)
+                    if before is not None:
+                        self._clean_later(before)
+
+    def _clean_later(self, before: BuildState) -> None:
+        """Remove what a build has left here that was in this state. To remove a workspace may take long, and
+        others wait for the next event."""
+        if self.left is not None:
+            cleaning = asyncio.create_task(self._clean(self.left, before))
+            self._cleaning.add(cleaning)
+            cleaning.add_done_callback(self._cleaning.discard)
 
     async def _clean(
         self, left: Callable[[BuildState], Awaitable[None]], before: BuildState
@@ -199,6 +204,10 @@ class FarmBuilds(Builds):
     ) -> BuildState:
         # A new build has no lock: `follow` may have read it first.
         self._own.update(each.position for each in events if each.position > self._followed)
+        # A command to another member came before this one, and `follow` has not read it yet.
+        rested = self._resting.get(build)
+        if rested and machine and rested.state.lifecycle is not machine.state.lifecycle:
+            self._clean_later(rested.state)
         state = super()._move(build, machine, events)
         if state.ended or not self.owns(build):
             self._resting.pop(build, None)

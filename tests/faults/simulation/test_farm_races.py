@@ -200,6 +200,32 @@ def test_a_member_that_takes_a_failed_build_before_it_hears_of_its_resume_cleans
     seen.check_at_rest()
 
 
+def test_a_member_that_gets_a_command_before_it_hears_of_a_resume_cleans_up(farm: Farm) -> None:
+    """The workspace of the failed attempt stayed until the member started again."""
+    build = submitted(farm, (ONE, TWO))
+    ((member, attempt),) = farm.attempts
+    through = other(farm, member)
+    member.end(attempt, "failed")
+    farm.run(5.0)
+    farm.current = member
+    member.hosts.drain(member.host, draining=True)
+    farm.run(5.0)
+    member._hears = True  # it does not hear for a while
+    assert through.engine is not None
+    assert member.engine is not None
+    through.start_task(through.engine.retry(build, SOMEBODY))
+    farm.run(jobs=0)
+    while kinds(farm, build)[-1] != "BuildResumed":
+        farm.run(1.0, jobs=1)
+    asked = member.start_task(member.engine.pause(build, None, SOMEBODY))
+    farm.run(2.0)
+    assert asked.done()
+    member._hears = False
+    member.news()
+    farm.run(2.0)
+    FarmExpectations(farm).check_at_rest()
+
+
 def test_an_outage_while_a_build_is_read_is_no_defect(
     farm: Farm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
