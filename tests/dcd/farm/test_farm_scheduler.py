@@ -1,6 +1,7 @@
 """What a member drives, with a job and without, and how many jobs it may have beside it."""
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any
@@ -88,13 +89,22 @@ def test_builds_that_are_driven_without_a_job_leave_less_room_for_jobs(log: Shar
 
 
 def test_a_build_is_driven_though_the_caller_is_cancelled_while_it_is_taken(
-    log: SharedLog,
+    log: SharedLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    answers, take = threading.Event(), log.take
+
+    def late(*given: Any) -> int:
+        answers.wait()
+        return take(*given)
+
+    monkeypatch.setattr(log, "take", late)
+
     async def story(scheduler: FarmScheduler, runner: Runner, ids: list[str]) -> None:
         job = asyncio.create_task(scheduler.drive(ids[0], 0))
         await settled(lambda: ids[0] in scheduler._taking)
         job.cancel()
         await settled(job.done)
+        answers.set()
         await settled(lambda: scheduler.driving == {ids[0]})
         runner.ending.set()
         await settled(lambda: scheduler.driving == frozenset())
