@@ -109,7 +109,8 @@ def test_a_thousand_hosts_lose_and_duplicate_nothing(soak: bool, chance: Random)
             fate.seen.check_at_rest()
             fate.seen.check_end()
             looks, read = farm.database.asked["heartbeat"], farm.database.asked.total()
-            assert read < 10 * looks, "what a look reads does not grow with the farm"
+            most = RACKS + 10  # the kinds of builds that there may be, and a few rows more
+            assert read < most * looks, "what a look reads does not grow with the number of members"
             assert any(build.epoch > 1 for build in fate.seen.builds.values())
     finally:
         shutil.rmtree(directory)
