@@ -43,7 +43,13 @@ REMOTE = ("c", "d")
 
 LOST_SECONDS = 4.0
 LONGEST_SECONDS = 3 * LOST_SECONDS
-"""Of an absence."""
+"""Of the absence of a member, or of the network."""
+
+SHORT_SECONDS = LOST_SECONDS / 2
+"""Of the absence of the database. After it no member calls another one lost for a while."""
+
+CALM_SECONDS = 12.0
+"""The longest time between two strikes: while something is away always, no build can move or be lost."""
 
 MOST_LIVING = 10
 """Builds that have not ended."""
@@ -133,7 +139,7 @@ class Soak:
                     self.submit(chance)
             if living:
                 build = chance.choice(living)
-                wish = chance.choice(("look", "look", "look", "move", "pause", "resume", "cancel"))
+                wish = chance.choice(("look",) * 6 + ("move", "move", "pause", "resume", "cancel"))
                 if wish == "look" or (wish == "cancel" and chance.random() < 0.5):
                     self.look(build)
                 elif self.ask("POST", client.build_path(build, wish), body=_BODIES.get(wish)):
@@ -170,10 +176,10 @@ class Soak:
         match fate:
             case "crash" if "database" not in self.away:
                 self.cluster.stop(signal.SIGQUIT)
-                self._leaves("database", self._serve)
+                self._leaves("database", self._serve, SHORT_SECONDS)
             case "cut" if "network" not in self.away:
                 self.network.cut()
-                self._leaves("network", self.network.join)
+                self._leaves("network", self.network.join, LONGEST_SECONDS)
             case "drain":
                 path = f"/v1/hosts/{host}/{self.chance.choice(('drain', 'resume', 'resume'))}"
                 if self.ask("POST", path) is None:
@@ -186,14 +192,15 @@ class Soak:
                 else:
                     process.send_signal(signal.SIGSTOP)
                 wake = lambda: process.send_signal(signal.SIGCONT)  # noqa: E731
-                self._leaves(host, wake if fate == "freeze" else lambda: self._spawn(member))
+                back = wake if fate == "freeze" else lambda: self._spawn(member)
+                self._leaves(host, back, LONGEST_SECONDS)
             case _:
                 return
         self.happened[fate] += 1
 
-    def _leaves(self, what: str, back: Callable[[], None]) -> None:
+    def _leaves(self, what: str, back: Callable[[], None], longest_seconds: float) -> None:
         self.away[what] = back
-        self.back_at[what] = time.monotonic() + self.chance.uniform(0, LONGEST_SECONDS)
+        self.back_at[what] = time.monotonic() + self.chance.uniform(0, longest_seconds)
 
     def _spawn(self, member: Daemon) -> None:
         assert member.process is not None
@@ -223,10 +230,13 @@ class Soak:
         for person in crowd:
             person.start()
         try:
-            while time.monotonic() < ends:
-                time.sleep(self.chance.uniform(0.2, 3))
+            strikes_at = 0.0
+            while (now := time.monotonic()) < ends:
+                if now > strikes_at:
+                    self.strike()
+                    strikes_at = now + self.chance.uniform(0, CALM_SECONDS)
+                time.sleep(0.2)
                 self.bring_back()
-                self.strike()
         finally:
             self.over.set()
             for person in crowd:
