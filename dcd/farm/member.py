@@ -5,6 +5,7 @@ Only a daemon with the table `[farm]` in its configuration imports this; it need
 
 import asyncio
 import contextlib
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -60,6 +61,7 @@ class FarmMember:
         self.host = _host_of(self._dsn)
         self._scheduler: FarmScheduler | None = None
         self._queue: Queue | None = None
+        self._counting = threading.Lock()
         self._counted, self._counted_at = Census(), time.monotonic()
 
     def open_log(self, directory: Path) -> PostgresqlLog:
@@ -97,9 +99,14 @@ class FarmMember:
 
     def last_census(self) -> Census:
         """See `dcd.engine.hosts.Hosts`."""
-        if self._queue is not None and self._queue.answers:
-            with contextlib.suppress(DcdError):
-                return self.census()
+        # One at a time: a database that is frozen answers none, and each holds a thread.
+        asks = self._queue is not None and self._queue.answers and self._counting.acquire(False)
+        if asks:
+            try:
+                with contextlib.suppress(DcdError):
+                    return self.census()
+            finally:
+                self._counting.release()
         age_seconds = time.monotonic() - self._counted_at
         return aged(self._counted, age_seconds, self._settings().farm_lost_seconds)
 

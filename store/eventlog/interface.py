@@ -108,9 +108,9 @@ class EventLog(Protocol):
         `append`."""
 
     def read(self, build: str | None = None, after: int = 0, limit: int = 1000) -> list[Event]:
-        """Up to `limit` events with a position greater than `after`, in order, of one build or all. Raises
-        DcdError for one that cannot be read. In a farm, where any member may have written it, reading all
-        passes over it: it stops its own build, and no follower."""
+        """Up to `limit` events with a position greater than `after`, in order, of one build or all; only when
+        there are none, there are no more. Raises DcdError for one that cannot be read. In a farm, where any
+        member may have written it, reading all passes over it: it stops its own build, and no follower."""
 
     def read_build(self, build: str) -> list[Event]:
         """All events of a build, verified. Raises NotFound, LogDamaged."""

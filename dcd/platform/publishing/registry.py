@@ -29,6 +29,8 @@ _THREADS = 4
 """How many blobs of an artifact are sent at once."""
 _TAGS, _MOST_TAGS = 1000, 2_000_000
 """The number of tags that are asked for at once, and of those that a repository may have."""
+_LONGEST_TAG = 128
+"""Of characters; one that is longer is none. Source: OCI Distribution Specification, Pulling manifests."""
 _ELSEWHERE = (302, 303, 307, 308)
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -250,7 +252,7 @@ class Registry:
             if answer.status == 404:
                 return []
             try:
-                tags = [str(each) for each in json.loads(answer.body)["tags"] or []]
+                tags = [str(each)[:_LONGEST_TAG] for each in json.loads(answer.body)["tags"] or []]
             except (ValueError, KeyError, TypeError) as error:
                 raise CheckpointError(f"{self.server.host} lists no tags", repr(error)) from error
             known = len(found)

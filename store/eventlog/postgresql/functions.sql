@@ -155,8 +155,11 @@ BEGIN
   IF next_position = first_position THEN
     RAISE EXCEPTION 'no events' USING ERRCODE = 'DC004';
   END IF;
-  -- Who takes a build has all its events in memory. Small ones add up slowly: not each has to look.
+  -- Who takes a build has all its events in memory. Small ones add up slowly: not each has to look. What ends or
+  -- removes a build is taken all the same: nobody could end it otherwise.
   IF (last_sequence % 64 < next_position - first_position OR octet_length(new_events::text) > 1048576)
+     AND (octet_length(new_events::text) > 65536 OR NOT types <@ ARRAY['CancelRequested', 'BuildCancelled',
+       'BuildFailed', 'BuildRemoved', 'CheckpointInterrupted', 'CheckpointFailed'])
      AND (SELECT sum(octet_length(e.data)) FROM events e WHERE e.build = build_id) > 268435456 THEN
     RAISE EXCEPTION 'the events of build % have more than 256 MiB', build_id USING ERRCODE = 'DC004';
   END IF;

@@ -10,6 +10,7 @@ import pytest
 from dcd.api.access import Role
 from dcd.api.stream import follow_all
 from dcd.engine.broadcast import Broadcast, Progress
+from store.eventlog.queries import Queries
 
 PROGRESS = Progress("one", 1, 0.5, "half", 1.0, 2.0, 0.5)
 
@@ -35,6 +36,20 @@ def test_a_page_of_all_events_says_where_the_next_one_begins(request_, two_build
     second = request_("GET", f"/v1/events?after={first['next']}&limit=2").json()
     assert [each["build"] for each in (*first["events"], *second["events"])] == two_builds
     assert second["next"] is None
+
+
+def test_a_page_with_fewer_events_than_asked_for_need_not_be_the_last(
+    request_, two_builds, monkeypatch
+):
+    """As the log of a farm gives large ones."""
+    whole = Queries._page
+    monkeypatch.setattr(Queries, "_page", lambda *given: whole(*given)[:1])
+    page = request_("GET", "/v1/events").json()
+    found = page["events"]
+    while page["next"]:
+        page = request_("GET", f"/v1/events?after={page['next']}").json()
+        found += page["events"]
+    assert [each["build"] for each in found] == two_builds
 
 
 def test_events_after_the_position_of_a_list_are_those_that_it_does_not_show(

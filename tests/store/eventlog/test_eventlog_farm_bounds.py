@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from statemachine.errors import DcdError
-from statemachine.events import Actor, Event, MoveRequested, PauseRequested
+from statemachine.events import Actor, CancelRequested, Event, MoveRequested, PauseRequested
 from store.eventlog import EventLog
 from store.eventlog.postgresql import log as of_farm
 from store.eventlog.postgresql import members
@@ -96,13 +96,19 @@ def test_the_events_of_a_build_have_room_in_memory(
     farm: Postgresql, here: EventLog, submission: Any, append: Append
 ) -> None:
     append(here, "b1", 0, submission())
-    farm.run(
-        "DO $$ BEGIN EXECUTE"
-        " replace(pg_get_functiondef('dcd.dcd_write'::regproc), '268435456', '1048576'); END $$"
-    )
+    change = "DO $$ BEGIN EXECUTE replace(pg_get_functiondef('dcd.dcd_write'::regproc), '{}', '{}'); END $$"
+    farm.run(change.format("268435456", "1048576"))
     with pytest.raises(DcdError, match="events of build b1 have more than"):
         append(here, "b1", 1, PauseRequested("c" * (1 << 20)))
     append(here, "b1", 1, PauseRequested("c1"))
+    # Now the build has too many.
+    farm.run(
+        change.format("new_events::text) > 1048576", "new_events::text) > 1"),
+        change.format("> 1048576 THEN", "> 1 THEN"),
+    )
+    with pytest.raises(DcdError, match="events of build b1 have more than"):
+        append(here, "b1", 2, PauseRequested("c2"))
+    append(here, "b1", 2, CancelRequested())
 
 
 def test_events_are_read_a_few_at_once_when_they_are_large(
