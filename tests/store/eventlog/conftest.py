@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,8 @@ from tests.postgresql import Cluster
 
 TRIGGERS = ("events_are_in_order", "events_are_never_changed", "events_are_never_removed")
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
+FUNCTIONS = files("store.eventlog.postgresql").joinpath("functions.sql").read_text()
+"""The functions of a farm's database, of which controls take parts away."""
 ACTOR = Actor(1000, 1000, 4711, "ada")
 
 

@@ -1,7 +1,6 @@
 """A network that is cut: silence, which the kernel alone would bear for a quarter of an hour."""
 
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,9 @@ from statemachine.events import Actor, Event, PauseRequested
 from store.eventlog.postgresql.log import PostgresqlLog
 from tests.network import Network
 from tests.postgresql import Cluster
-from tests.store.eventlog.conftest import until
+from tests.store.eventlog.conftest import NOW, until
 
 pytestmark = [pytest.mark.faults, pytest.mark.root]
-
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 @pytest.fixture

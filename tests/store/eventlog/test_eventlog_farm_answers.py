@@ -4,7 +4,6 @@ import os
 import resource
 import threading
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
@@ -17,9 +16,8 @@ from store.eventlog.postgresql.listener import Listener
 from store.eventlog.postgresql.writer import PostgresqlWriter
 from store.eventlog.writer import Append as Request
 from store.eventlog.writer import Part
-from tests.store.eventlog.conftest import Postgresql
+from tests.store.eventlog.conftest import NOW, Postgresql
 
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
 Append = Callable[..., list[Event]]
 
 

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
@@ -14,10 +13,9 @@ from store.eventlog import EventLog
 from store.eventlog.postgresql import log as of_farm
 from store.eventlog.postgresql import members
 from store.eventlog.postgresql.connection import connect
-from tests.store.eventlog.conftest import Postgresql
+from tests.store.eventlog.conftest import NOW, Postgresql
 
 Append = Callable[..., list[Event]]
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 @pytest.fixture

@@ -8,8 +8,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +34,10 @@ from store.eventlog.postgresql.writer import prepare
 from store.eventlog.writer import Append, Part
 from tests.farms import HOSTS, violations
 from tests.postgresql import Cluster
-from tests.store.eventlog.conftest import Postgresql, until
+from tests.store.eventlog.conftest import FUNCTIONS, NOW, Postgresql, until
 
 pytestmark = pytest.mark.faults
 
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
 FOUR = (*HOSTS, "third", "fourth")
 GAP_SECONDS = 10.0
 LOST_SECONDS = 60.0
@@ -50,8 +47,6 @@ PATIENCE_SECONDS = 300.0
 THEFTS = 12
 """So many times a thread takes a build of another one. Without a bound, threads that take the last build from
 each other seldom let anybody complete a checkpoint of it."""
-
-SQL = files("store.eventlog.postgresql").joinpath("functions.sql").read_text()
 
 
 @contextmanager
@@ -166,7 +161,7 @@ def test_builds_that_move_between_freezing_members_complete_each_checkpoint_once
 
 def replaced(farm: Postgresql, *changes: tuple[str, str]) -> None:
     """Install the functions with a defect."""
-    text = SQL
+    text = FUNCTIONS
     for old, new in changes:
         assert old in text
         text = text.replace(old, new)

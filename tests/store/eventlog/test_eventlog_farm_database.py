@@ -6,7 +6,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,8 @@ from store.eventlog.postgresql.log import PostgresqlLog
 from store.eventlog.postgresql.members import add
 from store.eventlog.postgresql.writer import PostgresqlWriter
 from tests.postgresql import Cluster, program
-from tests.store.eventlog.conftest import Postgresql, until
+from tests.store.eventlog.conftest import NOW, Postgresql, until
 
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
 Append = Callable[..., list[Event]]
 
 

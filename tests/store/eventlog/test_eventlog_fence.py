@@ -4,7 +4,6 @@ import json
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +32,11 @@ from store.eventlog.postgresql.log import PostgresqlLog
 from store.eventlog.postgresql.writer import fold, prepare
 from store.eventlog.writer import Append as Request
 from store.eventlog.writer import Part
-from tests.store.eventlog.conftest import Database, Postgresql
+from tests.store.eventlog.conftest import NOW, Database, Postgresql
 
 pytestmark = pytest.mark.slow
 
 CORPUS = Path(__file__).parents[2] / "faults" / "corpus"
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
 Append = Callable[..., list[Event]]
 
 

@@ -4,8 +4,6 @@ of those that were owners, commands, lost sessions and lost answers, in any orde
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +31,10 @@ from store.eventlog import Conflict, Fenced
 from store.eventlog.postgresql.log import PostgresqlLog
 from store.eventlog.postgresql.writer import PostgresqlWriter
 from tests.farms import HOSTS, violations
-from tests.store.eventlog.conftest import Postgresql, _submission
+from tests.store.eventlog.conftest import FUNCTIONS, NOW, Postgresql, _submission
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1800)]
 
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
 BUILDS = ("b1", "b2", "b3")
 
 hosts = st.sampled_from(HOSTS)
@@ -212,7 +209,7 @@ def test_control_without_the_fence_a_history_breaks_the_rules(
     class Here(Histories):
         farm = Postgresql(server, new_farm(), tmp_path)
 
-    text = files("store.eventlog.postgresql").joinpath("functions.sql").read_text()
+    text = FUNCTIONS
     fence = "IF owner.epoch IS DISTINCT FROM dcd_fenced.epoch OR NOT EXISTS ("
     assert fence in text
     Here.farm.run("SET search_path = dcd", text.replace(fence, "IF false AND EXISTS ("))
