@@ -103,8 +103,8 @@ class FarmBuilds(Builds):
             self._machines[build] = machine
             self._owned[build] = Owned(epoch, machine.state.sequence)
             # By a command to another member, of which this one has not heard yet.
-            if rested and self.left and rested.state.lifecycle is not machine.state.lifecycle:
-                await self._clean(self.left, rested.state)
+            if rested and rested.state.lifecycle is not machine.state.lifecycle:
+                self._clean_later(rested.state)
         self.broadcast.changed(build)
         return machine.state
 
