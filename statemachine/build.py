@@ -39,6 +39,9 @@ ENDED = frozenset({Lifecycle.CANCELLED, Lifecycle.COMPLETED})
 WORKING = frozenset({Lifecycle.RUNNING, Lifecycle.PAUSING, Lifecycle.CANCELLING})
 """States in which a build works."""
 
+RUNNABLE = WORKING | {Lifecycle.QUEUED}
+"""States in which somebody is to drive a build."""
+
 
 class CheckpointState(StrEnum):
     """The states of one checkpoint of a build."""

@@ -26,7 +26,7 @@ from dcd.engine.records import Records
 from dcd.manifest.secrets import Borrower
 from dcd.planner.tasks import WithSecrets
 from dcd.platform.host_labels import public
-from statemachine.build import WORKING, BuildState, Lifecycle
+from statemachine.build import RUNNABLE, BuildState
 from statemachine.commands import removed
 from statemachine.errors import PermissionDenied, Unavailable
 from statemachine.events import Actor, BuildResumed, BuildSubmitted, Event
@@ -123,7 +123,7 @@ class Api:
     async def _why_waits(self, state: BuildState) -> str:
         """Why no member of the farm takes a queued build, or drives one that works."""
         hosts = self.engine.hosts
-        if hosts is None or state.lifecycle not in (Lifecycle.QUEUED, *WORKING):
+        if hosts is None or state.lifecycle not in RUNNABLE:
             return ""
         try:
             return await asyncio.to_thread(hosts.why_waits, state)

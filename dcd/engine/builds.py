@@ -19,10 +19,10 @@ import structlog
 from dcd.engine.broadcast import Broadcast
 from statemachine.build import BuildState
 from statemachine.commands import Change, decide, submit
-from statemachine.errors import DcdError, Unavailable
+from statemachine.errors import DcdError
 from statemachine.events import Actor, BuildSubmitted, Event, Payload
 from statemachine.machine import BuildMachine
-from store.eventlog import Conflict, EventLog, LogDamaged
+from store.eventlog import Conflict, EventLog, is_outage
 
 logger = structlog.get_logger()
 
@@ -227,7 +227,7 @@ class Builds:
             try:
                 machines[summary.id] = BuildMachine.rehydrate(self.log.read_build(summary.id))
             except DcdError as error:
-                if isinstance(error, Unavailable) and not isinstance(error, LogDamaged):
+                if is_outage(error):
                     raise
                 logger.error("a build cannot continue", build=summary.id, error=str(error))
         return machines

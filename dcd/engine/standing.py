@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from statemachine.build import BuildState, Lifecycle
-from statemachine.errors import DcdError, Unavailable
+from statemachine.errors import DcdError
 from statemachine.machine import BuildMachine
-from store.eventlog import EventLog, LogDamaged
+from store.eventlog import EventLog, is_outage
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,6 @@ def _state(log: EventLog, build: str) -> BuildState | None:
     try:
         return BuildMachine.rehydrate(log.read_build(build)).state
     except DcdError as error:
-        if isinstance(error, Unavailable) and not isinstance(error, LogDamaged):
+        if is_outage(error):
             raise
         return None

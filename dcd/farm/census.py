@@ -5,10 +5,10 @@ from dataclasses import replace
 from typing import Protocol
 
 from dcd.engine.hosts import Census, Host, Wait
-from dcd.farm.jobs import RUNNABLE
 from dcd.farm.placing import differing, is_alive, obstacle, shown
 from dcd.farm.takers import Placed, queue_of, why_queued, why_undriven
 from dcd.platform.host_labels import of_code, of_slots, plain
+from statemachine.build import WORKING, Lifecycle
 from store.eventlog.postgresql.members import Member
 
 CLOCK_SECONDS = 5.0
@@ -85,10 +85,9 @@ def census_of(
     waits = []
     alive = {each.host for each in members if is_alive(each, lost_seconds)}
     for each in builds:
-        undriven = each.state in RUNNABLE and each.host not in alive
-        if undriven and each.state != "queued":
+        if each.state in WORKING and each.host not in alive:
             waits.append(_undriven(each, members, lost_seconds))
-        if each.state != "queued":
+        if each.state != Lifecycle.QUEUED:
             continue
         queue = queue_of(each)
         if queue not in known:

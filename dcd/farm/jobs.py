@@ -11,12 +11,10 @@ from dataclasses import dataclass
 from enum import Enum
 
 from dcd.farm.takers import queue_of
+from statemachine.build import RUNNABLE, Lifecycle
 
-RUNNABLE = frozenset({"queued", "running", "pausing", "cancelling"})
-"""The states, as in the log, in which some member is to drive a build."""
-
-ENDING = frozenset({"pausing", "cancelling"})
-"""Those in which nothing has to be made any more."""
+ENDING = frozenset({Lifecycle.PAUSING, Lifecycle.CANCELLING})
+"""The states in which a member drives a build and nothing has to be made any more."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,7 @@ from dcd.farm.placing import queue_name
 from dcd.farm.scheduler import FarmScheduler
 from dcd.farm.takers import Placed, queue_of, rivals, takers
 from dcd.platform.host_labels import of_slots
+from statemachine.build import ENDED, RUNNABLE
 from statemachine.errors import DcdError, Unavailable
 from store.eventlog.postgresql.connection import (
     DEFAULTS,
@@ -47,7 +48,7 @@ from store.eventlog.postgresql.connection import (
     explain,
     explained,
 )
-from store.eventlog.postgresql.members import Member, heartbeat, lost, members_by, some_by
+from store.eventlog.postgresql.members import Member, among, heartbeat, lost, members_by, some_by
 
 logger = structlog.get_logger()
 
@@ -457,7 +458,7 @@ def _trouble(error: Exception) -> DcdError:
     return Unavailable("this member takes no builds", str(cause), "report it: this is a defect")
 
 
-_RUNNABLE = "b.state IN ('queued', 'running', 'pausing', 'cancelling')"
+_RUNNABLE = f"b.state IN {among(RUNNABLE)}"
 _KINDS = f"""
     SELECT DISTINCT p.requires, p.moves_to, CASE WHEN p.moves_to = '' THEN p.host ELSE '' END AS host,
         j.queue_name AS queue
@@ -491,7 +492,7 @@ _UNDECIDED = f"""
 """Not those that members drive which are not lost, and those whose job waits where it should."""
 _REMOVE_OVER = f"""
     DELETE FROM {SCHEMA}.procrastinate_jobs j USING dcd.builds b
-    WHERE b.id = j.lock AND b.state IN ('completed', 'cancelled') AND NOT EXISTS (
+    WHERE b.id = j.lock AND b.state IN {among(ENDED)} AND NOT EXISTS (
         SELECT FROM {SCHEMA}.procrastinate_workers w
         WHERE w.id = j.worker_id AND w.last_heartbeat > now() - make_interval(secs => %(seconds)s))
 """

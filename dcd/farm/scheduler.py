@@ -17,7 +17,7 @@ from dcd.farm.builds import FarmBuilds
 from statemachine.build import Lifecycle
 from statemachine.errors import DcdError, Unavailable
 from statemachine.events import BuildPlaced, CancelRequested, Event, MoveRequested
-from store.eventlog import LogDamaged
+from store.eventlog import is_outage
 from store.eventlog.interface import May, whatever
 
 logger = structlog.get_logger()
@@ -82,7 +82,7 @@ class FarmScheduler(Scheduler):
         try:
             await self._farm.state(build)
         except DcdError as error:
-            if isinstance(error, Unavailable) and not isinstance(error, LogDamaged):
+            if is_outage(error):
                 raise
             if build not in self._unreadable:
                 logger.error("a build cannot continue", build=build, error=str(error))
@@ -130,10 +130,10 @@ class FarmScheduler(Scheduler):
 
     async def _unavailable(self, build: str, error: Unavailable) -> None:
         """An outage of the database: when this member looks again, it continues the build."""
-        if isinstance(error, LogDamaged):
-            await super()._unavailable(build, error)
-        else:
+        if is_outage(error):
             logger.warning("the build waits for the database", build=build, reason=str(error))
+        else:
+            await super()._unavailable(build, error)
 
     async def stop(self, grace_seconds: float) -> None:
         self._stopping = True

@@ -322,7 +322,7 @@ class SharedLayers:
             return False
         began = time.monotonic()
         products = products_of(named, key)
-        made = named if named is not None and products else None
+        made = named if products else None
         seconds = made.seconds if made else shared.seconds
         longest = min(max(seconds, LEAST_PULL_SECONDS), MOST_PULL_SECONDS)
         packed = shared.packed.size_bytes + sum(blob.size_bytes for blob in shared.packages)

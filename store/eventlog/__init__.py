@@ -8,6 +8,7 @@ from store.eventlog.errors import (
     LogDamaged,
     LogFailed,
     LogFull,
+    is_outage,
 )
 from store.eventlog.interface import EventLog
 from store.eventlog.projection import BuildSummary
@@ -23,4 +24,5 @@ __all__ = [
     "LogFailed",
     "LogFull",
     "SqliteLog",
+    "is_outage",
 ]

@@ -1,6 +1,6 @@
 """The errors of the event log."""
 
-from statemachine.errors import Refused, Unavailable
+from statemachine.errors import DcdError, Refused, Unavailable
 
 
 class Conflict(Refused):
@@ -32,6 +32,12 @@ class LogFailed(Unavailable):
 
 class LogDamaged(Unavailable):
     """The database is not a valid event log: foreign, truncated, corrupt or newer."""
+
+
+def is_outage(error: DcdError) -> bool:
+    """Whether the log cannot be read at present: then it says nothing of a build, as it does when it is
+    damaged."""
+    return isinstance(error, Unavailable) and not isinstance(error, LogDamaged)
 
 
 def fenced(build: str, epoch: int | None, current: int) -> Fenced:

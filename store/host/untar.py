@@ -156,7 +156,7 @@ class TarReader:
         text = sum(len(str(number)) + 1 for number in numbers)
         if end > real_size or listed != text + -text % _BLOCK_BYTES:
             raise DamagedArchive("a sparse file of another size than its parts")
-        return records.get(_SPARSE[3], b""), real_size, areas
+        return records.get("GNU.sparse.name", b""), real_size, areas
 
     def _numbers(self, size: int) -> list[int]:
         """The list at the beginning of a sparse file: how many parts, and offset and length of each."""

@@ -5,7 +5,7 @@ An administrator adds and removes members; a member says that it lives, and sees
 
 import re
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -13,6 +13,7 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import class_row
 
+from statemachine.build import ENDED, WORKING
 from statemachine.errors import NotFound, Unavailable, UsageError
 from store.eventlog.postgresql.connection import Connection, check, connect, explained
 from store.eventlog.postgresql.schema import group_of, owner_of
@@ -208,13 +209,15 @@ def _administering(dsn: str) -> Iterator[tuple[Connection, str]]:
         yield connection, group_of(owner)
 
 
-_OWNED = """
-    SELECT b.id FROM builds b JOIN placements p ON p.build = b.id
-    WHERE p.host = m.host AND b.state NOT IN ('completed', 'cancelled') ORDER BY b.submitted_position
-"""
-_WORKING = _OWNED.replace(
-    "NOT IN ('completed', 'cancelled')", "IN ('running', 'pausing', 'cancelling')"
-)
+def among(states: Iterable[str]) -> str:
+    """A list of states in SQL: `('queued', 'running')`."""
+    return f"({', '.join(repr(str(each)) for each in sorted(states))})"
+
+
+_UNFINISHED = f"b.state NOT IN {among(ENDED)}"
+_OF_MEMBER = "SELECT b.id FROM builds b JOIN placements p ON p.build = b.id WHERE p.host = m.host"
+_OWNED = f"{_OF_MEMBER} AND {_UNFINISHED} ORDER BY b.submitted_position"
+_WORKING = f"{_OF_MEMBER} AND b.state IN {among(WORKING)} ORDER BY b.submitted_position"
 _COLUMNS = """
     role, host, labels, announced, version, draining,
     extract(epoch FROM now() - seen_at)::float8 AS silent_seconds,
@@ -227,15 +230,15 @@ _SOME = f"""
     SELECT {_COLUMNS} FROM members WHERE host = ANY(%(hosts)s) OR announced && %(announcing)s::text[]
     ORDER BY host
 """
-_PLACEMENTS = """
+_PLACEMENTS = f"""
     SELECT p.build, b.state, b.priority, p.host, p.epoch, p.requires, p.moves_to
     FROM placements p JOIN builds b ON b.id = p.build
-    WHERE b.state NOT IN ('completed', 'cancelled') ORDER BY b.submitted_position
+    WHERE {_UNFINISHED} ORDER BY b.submitted_position
 """
-_LOST = """
+_LOST = f"""
     WITH long AS (SELECT now() - make_interval(secs => %(seconds)s) AS ago)
     SELECT DISTINCT p.host FROM long, placements p
-    JOIN builds b ON b.id = p.build AND b.state NOT IN ('completed', 'cancelled')
+    JOIN builds b ON b.id = p.build AND {_UNFINISHED}
     LEFT JOIN members m ON m.host = p.host
     WHERE (m.seen_at < long.ago OR (m.seen_at IS NULL AND p.epoch > 0))
       AND pg_postmaster_start_time() < long.ago

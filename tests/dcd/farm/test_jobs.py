@@ -4,7 +4,8 @@ from itertools import product
 
 import pytest
 
-from dcd.farm.jobs import RUNNABLE, Next, Situation, may_take, next_for
+from dcd.farm.jobs import Next, Situation, may_take, next_for
+from statemachine.build import RUNNABLE
 
 LIVING, LOST, HERE = "living", "lost", "here"
 

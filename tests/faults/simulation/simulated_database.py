@@ -21,7 +21,8 @@ from simulated_queue import Jobs
 from simulated_rows import Build, Line, MemberRow, Owner, Raised, Row, Rows
 
 from dcd.farm import queue
-from dcd.farm.jobs import RUNNABLE, Kind, Situation
+from dcd.farm.jobs import Kind, Situation
+from statemachine.build import RUNNABLE
 from statemachine.codec import FIRST_HASH, HASHED, event_hash
 from statemachine.events import Event
 from store.eventlog.postgresql import members
