@@ -101,6 +101,7 @@ class Attempt:
         self._external = external or {}
         self._let_go = let_go
         self._below: Layer | None = None
+        self._handed = ""
         self._seconds = 0.0
         self._done = 0.0
         self._epoch = state.source_date_epoch
@@ -190,6 +191,7 @@ class Attempt:
             async with claims_released(privileged.release, self._build, self._claims):
                 ending = await self._work(state, workspace, stage)
             self._seconds += ending.seconds
+            self._handed = ending.handed
             after = await self._conclude(ending, workspace, stage)
             state = after or state
             return after
@@ -278,6 +280,7 @@ class Attempt:
             capture=resources.settings().capture,
             stage=stage.value,
             below=self._below.record.resolved if self._below and stage is Stage.REST else "",
+            handed=self._handed if stage is Stage.REST else "",
             variation=state.variation,
             resolved=state.resolved if needs.contents else (),
             host_files=_entering(state.plan.checkpoints[: self._index]) if needs.contents else (),

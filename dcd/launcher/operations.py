@@ -58,7 +58,8 @@ AS_ORDERED = (
         "kwargs",
         "manifest",
     ),
-    *("manifest_path", "places", "environment", "external", "network", "stage", "below"),
+    *("manifest_path", "places", "environment", "external", "network", "stage"),
+    *("below", "handed"),
     *("host_files", "products", "artifacts", "locked", "variation"),
 )
 """The fields of a worker's request that are as the main process orders them. The launcher finds or bounds the

@@ -31,7 +31,7 @@ class AttemptOrder:
     """An attempt at a checkpoint, in a workspace that is open. `inputs` maps a path, as the manifest resolves
     it, to the digest of the captured file; with `packages` it uses the package store, which captures what
     `capture` says (`store.packages`); `resolved` are the digests of the lists that it reads. The rest, such
-    as `stage` and `below`, is as in `dcd.worker.request.WorkerRequest`."""
+    as `stage`, `below` and `handed`, is as in `dcd.worker.request.WorkerRequest`."""
 
     build: str
     checkpoint: str
@@ -53,6 +53,7 @@ class AttemptOrder:
     capture: str = "none"
     stage: str = Stage.WHOLE.value
     below: str = ""
+    handed: str = ""
     variation: Variation | None = None
     resolved: tuple[str, ...] = ()
     host_files: tuple[str, ...] = ()

@@ -164,15 +164,26 @@ def apt_settings(
 
 def with_nothing_installed(place: Place) -> Environment:
     """apt's environment on the same root and lists, as if no package were installed and none in its cache."""
-    status, settings = place.aside / "no-status", place.aside / "nothing-installed.conf"
+    status, archives = place.aside / "no-status", place.aside / "no-archives"
     status.touch()
-    archives = place.aside / "no-archives"
     (archives / "partial").mkdir(parents=True, exist_ok=True)
-    options = [
+    return _varied(
+        place,
+        "nothing-installed",
         ("Dir::State::Status", f"{status}"),
         ("Dir::Cache::Archives", f"{archives}"),
         ("Dir::Cache::pkgcache", ""),
-    ]
+    )
+
+
+def with_lists(place: Place, lists: Path) -> Environment:
+    """apt's environment on the same root, with other lists, of which it keeps no cache."""
+    caches = [("Dir::Cache::pkgcache", ""), ("Dir::Cache::srcpkgcache", "")]
+    return _varied(place, "other-lists", ("Dir::State::Lists", f"{lists}"), *caches)
+
+
+def _varied(place: Place, name: str, *options: tuple[str, str]) -> Environment:
+    settings = place.aside / f"{name}.conf"
     settings.write_text(place.settings.read_text() + settings_text(options))
     return {"APT_CONFIG": str(settings)}
 

@@ -92,7 +92,7 @@ class _Pipe:
         self._lock = threading.Lock()
         self._last_message = ""
         self.warnings: list[str] = []
-        self.resolved = ""
+        self.resolved = self.handed = ""
         self.publications: list[Publication] = []
         self.delivered: set[str] = set()
         """The paths of the delivered files in the workspace."""
@@ -126,6 +126,9 @@ class _Pipe:
 
     def resolve(self, digest: str) -> None:
         self.resolved = digest
+
+    def hand_on(self, digest: str) -> None:
+        self.handed = digest
 
     def claim(self, kind: str, name: str) -> None:
         if kind not in RELEASE:
@@ -283,6 +286,8 @@ def _work(request: WorkerRequest, root: Path, pipe: _Pipe) -> None:
         publish=pipe.publications.append,
         stage=Stage(request.stage),
         below=request.below,
+        handed=request.handed,
+        hand_on=pipe.hand_on,
         resolved=request.resolved,
         host_files=request.host_files,
         products=request.products,
@@ -298,7 +303,7 @@ def _work(request: WorkerRequest, root: Path, pipe: _Pipe) -> None:
         more = f" and {len(new) - _NAMED} more" if len(new) > _NAMED else ""
         context.report(Report(message=f"not delivered so far: {names}{more}"))
     warnings, published = tuple(pipe.warnings), tuple(pipe.publications)
-    pipe.send(Saved(doc.persistent_text(), left, warnings, pipe.resolved, published))
+    pipe.send(Saved(doc.persistent_text(), left, warnings, pipe.resolved, pipe.handed, published))
 
 
 def _let_go(request: WorkerRequest, root: Path) -> None:

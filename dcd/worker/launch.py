@@ -45,7 +45,7 @@ KILLED_SECONDS = 5.0
 @dataclass(frozen=True, slots=True)
 class Ending:
     """How an attempt ended, after so many seconds; the artifacts that it delivered, `document` as in
-    `dcd.worker.messages.Saved`, `left`, `warnings`, `resolved` and `publications` as in
+    `handed` as in `dcd.worker.messages.Saved`, `left`, `warnings`, `resolved` and `publications` as in
     CheckpointCompleted."""
 
     outcome: Outcome
@@ -55,6 +55,7 @@ class Ending:
     left: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     resolved: str = ""
+    handed: str = ""
     publications: tuple[Publication, ...] = ()
 
 
@@ -121,6 +122,7 @@ async def run_attempt(
         saved.left,
         saved.warnings,
         saved.resolved,
+        saved.handed,
         saved.publications,
     )
 

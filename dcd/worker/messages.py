@@ -28,12 +28,14 @@ class Delivered(msgspec.Struct, frozen=True, tag="artifact"):
 
 class Saved(msgspec.Struct, frozen=True, tag="saved"):
     """The DOC's persistent part after the checkpoint, as XML text. The daemon writes it beside the
-    workspace's tree, where a worker cannot write. The others are as in CheckpointCompleted."""
+    workspace's tree, where a worker cannot write. `handed` is as in `dcd.checkpoints.interface.Context`, the
+    others are as in CheckpointCompleted."""
 
     document: str
     left: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     resolved: str = ""
+    handed: str = ""
     publications: tuple[Publication, ...] = ()
 
 

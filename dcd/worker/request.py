@@ -90,9 +90,9 @@ class WorkerRequest:
     file. `evidence` is a directory that outlives the attempt. `allowed` lists the modules that `mod_path` may
     name in addition to the project's own. `environment` is the environment of every tool, `external` the
     external state that the key covers. `packages` is the package store, if the checkpoint uses it. `stage` is
-    what to make (`statemachine.plan.Stage`); `below`, `locked`, `resolved`, `host_files`, `products` and
-    `artifacts` are as in `dcd.checkpoints.interface.Context`; `variation` is that of the build's
-    surroundings. `portable`: the worker has no namespaces (`dcd.worker.kinds`).
+    what to make (`statemachine.plan.Stage`); `below`, `handed`, `locked`, `resolved`, `host_files`,
+    `products` and `artifacts` are as in `dcd.checkpoints.interface.Context`; `variation` is that of the
+    build's surroundings. `portable`: the worker has no namespaces (`dcd.worker.kinds`).
     """
 
     state_id: str
@@ -117,6 +117,7 @@ class WorkerRequest:
     packages: Lent | None = None
     stage: str = Stage.WHOLE.value
     below: str = ""
+    handed: str = ""
     resolved: tuple[Path, ...] = ()
     host_files: tuple[str, ...] = ()
     products: dict[str, str] = field(default_factory=dict)

@@ -46,13 +46,17 @@ from dcd.checkpoints.transfer.deb_base import (
     base_of,
     choose_base,
     choose_rest,
-    drop_lists,
-    keep_lists,
-    kept_lists,
+    chosen_ahead,
     same_packages,
 )
 from dcd.checkpoints.transfer.deb_fetch import fetch
 from dcd.checkpoints.transfer.deb_install import bootstrap, change, extend, installed
+from dcd.checkpoints.transfer.deb_lists import (
+    drop_lists,
+    keep_lists,
+    kept_lists,
+    limited,
+)
 from dcd.checkpoints.transfer.deb_local import Local, has_local, local_sources
 from dcd.checkpoints.transfer.deb_lock import (
     changes_since_lock,
@@ -332,10 +336,15 @@ class TransferDEB(Checkpoint):
             with ExitStack() as meanwhile:
                 if context.stage is Stage.BASE:
                     keep_lists(context.root, place.root)
+                with_chosen = (
+                    apt if changes(software) else limited(context, place, apt, lists, chosen)
+                )
                 meanwhile.enter_context(fetched_ahead(context, place, host, sources, chosen.ahead))
                 leave_store(context)
                 meanwhile.enter_context(same_packages(place, apt, chosen))
-                _install(context, place, software, every, architecture, apt, with_pins, progress)
+                _install(
+                    context, place, software, every, architecture, with_chosen, with_pins, progress
+                )
             require_no_links(context.pkg_image, _HOST_TOOLS_USE)
             forget(place.root)
             if context.stage is Stage.BASE:
@@ -372,10 +381,10 @@ def _choose(
     if context.stage is Stage.BASE:
         stored = context.packages is not None and not any(source.login for source in sources)
         if stored and context.locked is None:
-            return choose_base(apt, variant, listed)
+            return choose_base(context, apt, variant, listed)
         names = [*variant]
     elif kept_lists(context.root) is not None:
-        return choose_rest(place, variant, listed)
+        return choose_rest(place, variant, listed, chosen_ahead(context))
     else:
         names = [*(() if context.stage is Stage.REST else variant), *listed]
     wanted = {} if context.packages is None else wanted_by_name(apt, names)

@@ -1,39 +1,29 @@
 """The base of a transfer of Debian packages: a layer with what the variant brings, which all manifests share
 that differ only in the packages that they list.
 
-The base layer keeps the package lists beside the image area, out of reach of the packages' scripts, so the
-rest needs no second download of them. The rest is installed onto the base only if that gives the
-packages that one installation of both would give: a listed package may replace one of the variant, or may
-make apt choose another alternative of a dependency.
+The base layer keeps the package lists (`deb_lists`). The rest is installed onto the base only if that gives
+the packages that one installation of both would give: a listed package may replace one of the variant, or may
+make apt choose another alternative of a dependency. An attempt that makes the base has chosen all packages
+already, to download them ahead, and hands the choice on.
 """
 
-import shutil
 from collections.abc import Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
-from pathlib import Path
 
+import msgspec
 from lxml import etree
 
-from dcd.checkpoints.interface import Base, UnsuitedBase
+from dcd.checkpoints.interface import Base, Context, UnsuitedBase
 from dcd.checkpoints.packages import debian_list
 from dcd.checkpoints.transfer.deb_store import Wanted, wanted_by_name
 from dcd.manifest.objects.software import Software, SoftwareData
 from dcd.manifest.registry import write
-from dcd.platform.apt_root import (
-    LISTS,
-    Environment,
-    Place,
-    with_nothing_installed,
-)
-from dcd.platform.inside import resolve
+from dcd.platform.apt_root import Environment, Place, WantedFile, with_nothing_installed
 from statemachine.errors import CheckpointError
-
-KEPT = "lists"
-"""The directory of the lists in the workspace, beside the areas."""
 
 _NAMED = 5
 """How many packages a message names."""
@@ -51,27 +41,10 @@ def base_of(software: Software) -> Base:
     return Base(sha256(decides).hexdigest(), tuple(dict.fromkeys(software.names("install"))))
 
 
-def keep_lists(root: Path, image: Path) -> None:
-    """Copy the lists of the image into the workspace `root`. No program of the image may have run yet."""
-    skipped = shutil.ignore_patterns("partial", "lock", "auxfiles")
-    shutil.copytree(resolve(image, LISTS), root / KEPT, symlinks=True, ignore=skipped)
-
-
-def kept_lists(root: Path) -> Path | None:
-    """The lists that the base has kept in the workspace, if any."""
-    lists = root / KEPT
-    return lists if lists.is_dir() and not lists.is_symlink() else None
-
-
-def drop_lists(root: Path) -> None:
-    """Remove them: they are no part of the result."""
-    shutil.rmtree(root / KEPT, ignore_errors=True)
-
-
 @dataclass(frozen=True, slots=True)
 class Chosen:
     """The packages of a stage: the `names` that apt is asked for, and the files `wanted` for them. `ahead`
-    has those of the next stage, and `whole` all packages of the image, if the result must have exactly
+    has those of the next stage. `whole` has all packages of the image, if the result must have exactly
     these."""
 
     names: Sequence[str]
@@ -80,29 +53,44 @@ class Chosen:
     ahead: Wanted = field(default_factory=dict)
 
 
-def choose_base(apt: Environment, variant: Sequence[str], listed: Sequence[str]) -> Chosen:
-    """The packages of the base, and ahead those of the rest. When apt finds no solution for both together,
-    the download of these tells why."""
+def choose_base(
+    context: Context, apt: Environment, variant: Sequence[str], listed: Sequence[str]
+) -> Chosen:
+    """The packages of the base, and ahead those of the rest; all of them are handed on. When apt finds no
+    solution for both together, the download of these tells why."""
+    assert context.packages is not None
     everything = [*variant, *listed]
     with ThreadPoolExecutor(2) as beside:
         base, whole = beside.map(partial(wanted_by_name, apt), (variant, everything))
     if not whole:
         return Chosen(everything, {})
+    context.hand_on(context.packages.add(msgspec.json.encode([*whole.values()])))
     suits = base.keys() <= whole.keys()
     rest = {name: file for name, file in whole.items() if suits and name not in base}
     return Chosen(variant, base, ahead=rest)
 
 
-def choose_rest(place: Place, variant: Sequence[str], listed: Sequence[str]) -> Chosen:
-    """The packages of one installation of everything that the base in the root does not have.
-    Raises `UnsuitedBase` when the base has others."""
-    whole = wanted_by_name(with_nothing_installed(place), [*variant, *listed])
+def choose_rest(
+    place: Place, variant: Sequence[str], listed: Sequence[str], whole: Wanted | None = None
+) -> Chosen:
+    """The packages of one installation of everything, `whole` if they are known, that the base in the root
+    does not have. Raises `UnsuitedBase` when the base has others."""
+    if whole is None:
+        whole = wanted_by_name(with_nothing_installed(place), [*variant, *listed])
     if not whole:
         return Chosen(listed, {}, {})  # the download tells why
     there = _installed(place)
     _require_none(there - whole.keys())
     rest = {name: file for name, file in whole.items() if name not in there}
     return Chosen(listed, rest, whole)
+
+
+def chosen_ahead(context: Context) -> Wanted | None:
+    """What `choose_base` has handed on; None when another attempt has made the base, or it is lost."""
+    text = context.packages.text(context.handed) if context.packages and context.handed else None
+    if text is None:
+        return None
+    return {file.name: file for file in msgspec.json.decode(text, type=list[WantedFile])}
 
 
 @contextmanager
