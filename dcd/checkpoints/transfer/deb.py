@@ -337,7 +337,7 @@ class TransferDEB(Checkpoint):
                 if context.stage is Stage.BASE:
                     keep_lists(context.root, place.root)
                 with_chosen = (
-                    apt if changes(software) else limited(context, place, apt, lists, chosen)
+                    apt if changes(software) else limited(context.stage, place, apt, lists, chosen)
                 )
                 meanwhile.enter_context(fetched_ahead(context, place, host, sources, chosen.ahead))
                 leave_store(context)

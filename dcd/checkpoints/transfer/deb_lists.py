@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from dcd.checkpoints.interface import Context, Stage
+from dcd.checkpoints.interface import Stage
 from dcd.checkpoints.transfer.deb_base import Chosen
 from dcd.platform.apt_root import LISTS, Environment, Place, with_lists
 from dcd.platform.inside import resolve
@@ -49,11 +49,11 @@ def drop_lists(root: Path) -> None:
 
 
 def limited(
-    context: Context, place: Place, apt: Environment, lists: Path, chosen: Chosen
+    stage: Stage, place: Place, apt: Environment, lists: Path, chosen: Chosen
 ) -> Environment:
     """apt's environment for the installation, with only the chosen packages in its lists, in all versions.
     The lists in the root are changed; those that the base has kept are copied."""
-    rest = context.stage is Stage.REST
+    rest = stage is Stage.REST
     names = {name.partition("_")[0] for name in (chosen.whole if rest else chosen.wanted) or ()}
     if not names:
         return apt

@@ -13,7 +13,12 @@ import pytest
 from dcd.checkpoints.interface import Stage, UnsuitedBase
 from dcd.checkpoints.transfer import deb
 from dcd.checkpoints.transfer.deb import TransferDEB
-from dcd.checkpoints.transfer.deb_base import choose_rest, same_packages
+from dcd.checkpoints.transfer.deb_base import (
+    choose_base,
+    choose_rest,
+    chosen_ahead,
+    same_packages,
+)
 from dcd.platform.apt import host_apt, host_sources
 from dcd.platform.apt_root import Place, apt_settings, reachable, transfers, update
 from statemachine.errors import CheckpointError
@@ -49,7 +54,7 @@ def offered(stocked: Any) -> Any:
 def installed(bench: Any, *names: str) -> Iterator[Place]:
     """The root with these packages installed, and with the lists."""
     status = bench.image / "var/lib/dpkg/status"
-    status.parent.mkdir(parents=True)
+    status.parent.mkdir(parents=True, exist_ok=True)
     status.write_text("".join(map(stanza, names)))
     sources = host_sources()
     with reachable(bench.image) as place:
@@ -153,6 +158,28 @@ def test_another_solution_on_the_base_does_not_suit_it(
     (bench.image / "var/lib/dpkg/status").write_text(stanza("app") + stanza("lib"))
     with pytest.raises(UnsuitedBase, match="instead_1"):
         run(Stage.REST, resolved[0])
+
+
+def test_the_rest_takes_over_the_choice_that_was_made_with_the_base(
+    bench: Any, offered: Any, packages: Packages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deb, "_BASE", {"essential": VARIANT})
+    doc = bench.doc(software(install("other"), SUITE, image='variant="essential"'))
+    lent = packages.lend("base", "packages")
+    context = replace(bench.context(doc), packages=lent, stage=Stage.BASE)
+    handed: list[str] = []
+    with installed(bench) as place:
+        apt = {"APT_CONFIG": str(place.settings)}
+        choose_base(replace(context, hand_on=handed.append), apt, VARIANT, ("other",))
+    packages.take_in(lent)
+    later = replace(context, packages=packages.lend("rest"), handed=handed[0], stage=Stage.REST)
+    chosen = chosen_ahead(later)
+    assert names_of(chosen) == {"app", "lib", "other"}
+    with installed(bench, "app", "lib") as place:
+        computed = choose_rest(place, VARIANT, ("other",))
+        assert choose_rest(place, VARIANT, ("other",), chosen) == computed
+    packages.remove(handed[0])
+    assert chosen_ahead(later) is None, "it is computed again"
 
 
 def test_packages_without_a_solution_fail_before_the_base_is_made(

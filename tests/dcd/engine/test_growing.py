@@ -8,6 +8,7 @@ import json
 import random
 import time
 from collections.abc import Callable, Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ pytestmark = pytest.mark.root
 
 CHECKPOINT = '''
 import time
+from hashlib import sha256
 from pathlib import Path
 
 from dcd.checkpoints.interface import Base, Checkpoint, Inputs, Needs, Stage, UnsuitedBase
@@ -50,7 +52,10 @@ class Bundle(Checkpoint):
             (context.pkg_image / "base").write_text("brought")
         if context.stage is Stage.BASE:
             aside.write_text("kept for the rest")
+            context.hand_on(sha256(" ".join(names).encode()).hexdigest())
         else:
+            with (PLACE / "handed").open("a") as handed:
+                handed.write(f"{context.handed or 'nothing'}\\n")
             for name in names:
                 (context.pkg_image / name).touch()
         while (PLACE / f"wait-{context.stage}").exists():
@@ -162,6 +167,16 @@ def test_manifests_that_differ_in_their_packages_share_the_base(bundles: Bundles
     assert listing(second) == listing(bundles.build(bundles.manifest("one", "two"), "--fresh"))
     assert bundles.stages() == ["base", "rest"]
     assert "aside" not in listing(second)
+
+
+def test_what_the_base_has_found_out_is_handed_to_the_rest_of_its_attempt_only(
+    bundles: Bundles,
+) -> None:
+    bundles.build(bundles.manifest("one"))
+    bundles.build(bundles.manifest("one", "two"))
+    bundles.build(bundles.manifest("clash"), "--fresh")
+    handed = [sha256(b"one").hexdigest(), "nothing", "nothing"]
+    assert _lines(bundles.place / "handed") == handed, "the last one is no rest"
 
 
 def test_another_variant_has_another_base(bundles: Bundles) -> None:
