@@ -22,6 +22,7 @@ from dcd.checkpoints.image.logins import key_lines
 from dcd.checkpoints.image.passwords import password_hash
 from dcd.checkpoints.interface import Checkpoint, Context, Needs
 from dcd.checkpoints.media.deliver import deliver_file, media_name
+from dcd.checkpoints.mkisofs import MKISOFS
 from dcd.checkpoints.times import source_date_epoch
 from dcd.manifest.data_object import DataObject
 from dcd.manifest.diagnostics import Diagnostic, warning
@@ -127,7 +128,7 @@ class CloudInitSeed(Checkpoint):
         result = new_file(context.media, f"{media_name(context.doc, epoch)}-seed.iso")
         context.run(
             [
-                *("xorriso", "-no_rc", "-as", "mkisofs", "-quiet", "-r", "-J", "-V", _VOLUME),
+                *(*MKISOFS, "-r", "-J", "-V", _VOLUME),
                 *("-o", result, "--set_all_file_dates", f"={epoch}", tree),
             ],
             env={"SOURCE_DATE_EPOCH": str(epoch)},

@@ -18,6 +18,7 @@ from dcd.checkpoints.architecture import check_hardware, hardware
 from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
 from dcd.checkpoints.media import grub, largest
 from dcd.checkpoints.media.deliver import deliver_file, media_name
+from dcd.checkpoints.mkisofs import MKISOFS
 from dcd.checkpoints.recorded import record_medium
 from dcd.checkpoints.times import source_date_epoch
 from dcd.manifest.diagnostics import Diagnostic
@@ -132,7 +133,7 @@ class CreateISO(Checkpoint):
             ]
         context.run(
             [
-                *("xorriso", "-no_rc", "-as", "mkisofs", "-quiet", "-r", *level),
+                *(*MKISOFS, "-r", *level),
                 *("-V", volume_id, "-o", result),
                 *("--set_all_file_dates", f"={epoch}"),
                 *(*boot, "--protective-msdos-label"),

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from dcd.checkpoints.image.installer_script import LABEL
 from dcd.checkpoints.interface import Context
+from dcd.checkpoints.mkisofs import MKISOFS
 from dcd.checkpoints.times import source_date_epoch
 from dcd.checkpoints.vm.disk import DiskLayout, VolumePartition
 from dcd.checkpoints.vm.layout_checks import ESP
@@ -42,8 +43,7 @@ def make_answers(
             if entry.is_symlink() or not entry.is_dir():
                 name = str(entry.relative_to(files))
                 archive.add(entry, name, recursive=False, filter=dated)
-    mkisofs = ("xorriso", "-no_rc", "-as", "mkisofs", "-quiet", "-r")
-    context.run([*mkisofs, "-V", LABEL, "-o", result, directory])
+    context.run([*MKISOFS, "-r", "-V", LABEL, "-o", result, directory])
 
 
 def sfdisk_script(layout: DiskLayout) -> str:

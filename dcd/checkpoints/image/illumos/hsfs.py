@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dcd.checkpoints.interface import Context
+from dcd.checkpoints.mkisofs import MKISOFS
 
 NAMES = ("-N", "-l", "-R", "-U", "-allow-multidot", "-no-iso-translate", "-d", "-D")
 """The options of the original: long names as they are, Rock Ridge with the owners of the files, directories
@@ -30,7 +31,7 @@ def write_hsfs(
     date = f"={epoch}"
     context.run(
         [
-            *("xorriso", "-no_rc", "-as", "mkisofs", "-quiet", *NAMES, "-V", volume_id),
+            *(*MKISOFS, *NAMES, "-V", volume_id),
             *(*more, "-o", target, directory, "--"),
             *("-alter_date_r", "a-c", date, "/", "--", "-alter_date_r", "c", date, "/", "--"),
         ],
