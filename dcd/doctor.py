@@ -27,6 +27,7 @@ from dcd.platform.sbom_libraries import REMEDY, missing_libraries
 from dcd.signing.keys import INSTALL, can_sign, check_key
 from dcd.signing.process import sign
 from dcd.worker.kinds import AUTO, TOOLS, Kind, chosen_kind
+from dcd.worker.permission import require_namespaces
 from statemachine.errors import DcdError
 from store.host import tools
 from store.host.kernel_scopes import can_scope_sockets
@@ -164,7 +165,8 @@ def _guarded(check: _Check) -> _Finding | None:
     try:
         return check()
     except DcdError as error:
-        return "missing", f"{error.brief} {error.details}".strip(), error.resolution
+        told = ": ".join(filter(None, (error.brief, error.details)))
+        return "missing", told, error.resolution
     except FileNotFoundError as error:
         absent = tools.cannot_start(error)
         return "missing", absent.brief, absent.resolution
@@ -252,13 +254,8 @@ def _worker(kind: Kind, reason: str) -> _Finding:
 
 
 def _namespaces() -> _Finding:
-    command = ["unshare", "--mount", "--pid", "--net", "--ipc", "--uts", "--fork", "--mount-proc"]
-    root = os.geteuid() == 0
-    command += ["true"] if root else ["--user", "--map-root-user", "true"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
-    if result.returncode != 0:
-        return "missing", result.stderr.strip(), "run the daemon as root (CAP_SYS_ADMIN)"
-    if root:
+    require_namespaces()
+    if os.geteuid() == 0:
         return "ok", "mount, PID, network, IPC and UTS namespaces can be created"
     only = "only in a user namespace: checkpoints cannot mount, open devices or set owners"
     return "warning", only, "for all checkpoints, run the daemon as root"

@@ -193,6 +193,8 @@ def _report(prepared: Prepared) -> None:
         logger.warning("removed what a dead daemon left", what=what)
     logger.info("layers", backend=prepared.backend, reason=prepared.reason)
     logger.info("workers", kind=prepared.worker, reason=prepared.worker_reason)
+    if prepared.obstacle:
+        logger.warning("no checkpoint can run", reason=prepared.obstacle, remedy=prepared.remedy)
     if prepared.controllers:
         logger.info("control groups", limits=prepared.controllers)
 
@@ -305,9 +307,8 @@ class Daemon:
 
     def _launcher_ended(self) -> None:
         """End at once: nothing works without the launcher, and the next start recovers."""
-        logger.critical(
-            "the launcher has ended; the daemon ends too", status=self._launcher.process.poll()
-        )
+        status = self._launcher.process.poll()
+        logger.critical("the launcher has ended; the daemon ends too", status=status)
         os._exit(1)
 
     async def _answer(

@@ -17,6 +17,7 @@ from dcd.launcher.processes import Chain, Forked, Process
 from dcd.launcher.workers import Started, environment, line_of, with_input
 from dcd.launcher.zygote import Zygote
 from dcd.platform.control_group import AttemptGroup
+from dcd.worker.permission import require_namespaces
 from dcd.worker.recover import kill_leftovers
 from dcd.worker.request import MARKER, Mark, WorkerRequest
 from store.host.forking import patiently
@@ -28,18 +29,33 @@ class NamespacedWorkers:
 
     def __init__(self, zygote: Zygote | None = None) -> None:
         self._zygote = zygote
+        self._permitted = os.geteuid() == 0
+        """Whether this host is known to allow namespaces. Of root that is asked when one was refused."""
 
     def start(
         self, request: WorkerRequest, log: int, messages: int, group: AttemptGroup | None
     ) -> Started:
+        if not self._permitted:
+            require_namespaces()
+            self._permitted = True
+        try:
+            return self._start(request, (log, messages), group)
+        except PermissionError:
+            require_namespaces()
+            raise
+
+    def _start(
+        self, request: WorkerRequest, given: tuple[int, int], group: AttemptGroup | None
+    ) -> Started:
         zygote = self._zygote
         if zygote is not None and (
-            forked := with_input(lambda its: _forked(zygote, request, (its, log, messages)))
+            forked := with_input(lambda its: _forked(zygote, request, (its, *given)))
         ):
             mark = Mark(request.marker, group.directory if group else None)
             return Started(*forked, line_of(mark))
+        _, messages = given
         command = [*(group.command() if group else ()), *_command(request, messages)]
-        program = with_input(lambda its: _program(command, request, (its, log, messages)))
+        program = with_input(lambda its: _program(command, request, (its, *given)))
         assert program is not None
         return Started(*program)
 

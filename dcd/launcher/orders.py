@@ -162,7 +162,7 @@ class Setup:
 class Prepared:
     """The state directory is ready: the back end of layers in use, why, and the others that have files; the
     names of control groups' controllers, what was removed of a dead daemon, for its log, and the kind of
-    workers, with the reason."""
+    workers, with the reason. `obstacle` is why no worker can be started, or "", with the remedy."""
 
     backend: str
     reason: str
@@ -171,3 +171,5 @@ class Prepared:
     removed: tuple[str, ...]
     worker: str
     worker_reason: str
+    obstacle: str = ""
+    remedy: str = ""

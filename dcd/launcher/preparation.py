@@ -22,8 +22,9 @@ from dcd.launcher.orders import Prepared, Setup
 from dcd.platform import control_group
 from dcd.platform.control_group import Delegated
 from dcd.worker.kinds import Kind, chosen_kind
+from dcd.worker.permission import require_namespaces
 from dcd.worker.recover import detach_loops, kill_leftovers, noted_contracts
-from statemachine.errors import Unavailable
+from statemachine.errors import Unavailable, Unprepared
 from store.artifacts import Artifacts
 from store.host.durable import sync_directory, write_file
 from store.layers.choose import VARIED, choose, retired, with_second_place
@@ -89,8 +90,19 @@ def prepare(setup: Setup) -> tuple[Operations, Prepared]:
     controllers = tuple(sorted(groups.controllers)) if groups else ()
     names = tuple(store.name for store in others)
     return operations, Prepared(
-        layers.name, reason, names, controllers, tuple(removed), kind, kind_reason
+        layers.name, reason, names, controllers, tuple(removed), kind, kind_reason, *_obstacle(kind)
     )
+
+
+def _obstacle(kind: Kind) -> tuple[str, str]:
+    """Why no worker of this kind can be started, with the remedy; "" as far as that is known. Root learns it
+    with the first worker."""
+    if kind is Kind.NAMESPACES and os.geteuid() != 0:
+        try:
+            require_namespaces()
+        except Unprepared as error:
+            return f"{error.brief}: {error.details}", error.resolution
+    return "", ""
 
 
 def _only_one(lock: Path) -> None:

@@ -12,16 +12,15 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import Daemon
+from tests.user_namespaces import AS_NOBODY, NOBODY, need_user_namespaces
 
 pytestmark = [pytest.mark.root, pytest.mark.daemon]
-
-NOBODY = 65534
 
 SCRIPT = """<dc><distro name="note"><execution>
 <checkpoint name="write" mod_path="dcd/checkpoints/custom_script" checkpoint_class="CustomScript">
@@ -42,7 +41,8 @@ def closed_directories() -> list[Path]:
     return list(dict.fromkeys(closed))
 
 
-def as_nobody(scratch: Path) -> tuple[str, ...]:
+def as_nobody(scratch: Path, *, chroot: bool = False) -> tuple[str, ...]:
+    """The beginning of a command that is run as nobody, or as nobody in a chroot with the same files."""
     lines = [f"mount -t tmpfs none {shlex.quote(str(scratch))}"]
     for number, directory in enumerate(closed_directories()):
         upper, work = scratch / f"upper{number}", scratch / f"work{number}"
@@ -52,13 +52,17 @@ def as_nobody(scratch: Path) -> tuple[str, ...]:
             f"mount -t overlay none -o {shlex.quote(options)} {directory}",
             f"chmod 755 {directory}",
         ]
-    rights = f"setpriv --reuid {NOBODY} --regid {NOBODY} --clear-groups"
-    script = "; ".join(["set -e", *lines, f'exec {rights} "$@"'])
+    beginning = AS_NOBODY
+    if chroot:
+        root = scratch / "root"
+        lines += [f"mkdir {root}", f"mount --rbind / {root}"]
+        beginning = ("chroot", str(root), *AS_NOBODY)
+    script = "; ".join(["set -e", *lines, f'exec {shlex.join(beginning)} "$@"'])
     return ("unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh")
 
 
-@pytest.fixture
-def private() -> Iterator[Daemon]:
+@contextmanager
+def daemon_of_nobody(*, chroot: bool = False) -> Iterator[Daemon]:
     """A daemon that runs as nobody, in a directory that nobody owns, on a host that uses a loop device."""
     directory = Path(tempfile.mkdtemp(prefix="dcd-nobody-", dir="/tmp"))
     with ExitStack() as undo:
@@ -75,10 +79,25 @@ def private() -> Iterator[Daemon]:
         undo.callback(subprocess.run, ["losetup", "--detach", loop], check=True)
         daemon = Daemon(directory / "own")
         undo.callback(lambda: daemon.process and daemon.process.kill())
-        daemon.start(as_nobody(directory / "scratch"))
+        daemon.start(as_nobody(directory / "scratch", chroot=chroot))
         yield daemon
         assert daemon.stop() == 0, daemon.log.read_text()[-3000:]
         assert daemon.leaks() == []
+
+
+@pytest.fixture
+def private() -> Iterator[Daemon]:
+    """See `daemon_of_nobody`."""
+    with daemon_of_nobody() as daemon:
+        yield daemon
+
+
+@pytest.fixture
+def building() -> Iterator[Daemon]:
+    """The same on a host where it can build."""
+    need_user_namespaces(*AS_NOBODY)
+    with daemon_of_nobody() as daemon:
+        yield daemon
 
 
 def manifest(directory: Path, command: str) -> Path:
@@ -87,20 +106,20 @@ def manifest(directory: Path, command: str) -> Path:
     return path
 
 
-def test_it_builds_what_needs_no_rights_of_root(private: Daemon, tmp_path: Path) -> None:
-    build = private.submit(manifest(tmp_path, "id -u &gt; {MEDIA_DIR}/user"))
-    status = private.wait(build)
+def test_it_builds_what_needs_no_rights_of_root(building: Daemon, tmp_path: Path) -> None:
+    build = building.submit(manifest(tmp_path, "id -u &gt; {MEDIA_DIR}/user"))
+    status = building.wait(build)
     assert status["state"] == "completed", status
-    artifacts = private.state_dir / "artifacts" / build
+    artifacts = building.state_dir / "artifacts" / build
     assert {path.stat().st_uid for path in artifacts.iterdir()} == {NOBODY}
 
 
 def test_a_build_is_repeated_in_surroundings_that_are_varied_as_far_as_possible(
-    private: Daemon, tmp_path: Path
+    building: Daemon, tmp_path: Path
 ) -> None:
-    private.ctl("reproduce", manifest(tmp_path, "echo same &gt; {PKG_IMAGE_PATH}/file"))
+    building.ctl("reproduce", manifest(tmp_path, "echo same &gt; {PKG_IMAGE_PATH}/file"))
     text = manifest(tmp_path, "uname -n &gt; {PKG_IMAGE_PATH}/file")
-    found = private.json("reproduce", text, status=12)
+    found = building.json("reproduce", text, status=12)
     assert [file["path"] for file in found["files"]] == ["pkg_image/file"]
 
 
@@ -119,14 +138,14 @@ def test_it_refuses_what_needs_root_before_anything_runs(private: Daemon) -> Non
 
 
 def test_a_file_of_another_user_cannot_be_made_and_the_error_says_who_could(
-    private: Daemon, tmp_path: Path
+    building: Daemon, tmp_path: Path
 ) -> None:
-    build = private.submit(manifest(tmp_path, "chown 1000 {PKG_IMAGE_PATH}"))
-    error = private.wait(build)["error"]
+    build = building.submit(manifest(tmp_path, "chown 1000 {PKG_IMAGE_PATH}"))
+    error = building.wait(build)["error"]
     assert "the daemon is not root" in error["resolution"]
 
 
-def test_the_doctor_says_what_it_lacks(private: Daemon) -> None:
-    checks = {check["name"]: check for check in private.json("doctor", status=None)["checks"]}
+def test_the_doctor_says_what_it_lacks(building: Daemon) -> None:
+    checks = {check["name"]: check for check in building.json("doctor", status=None)["checks"]}
     assert checks["namespaces"]["status"] == "warning"
     assert "only in a user namespace" in checks["namespaces"]["value"]

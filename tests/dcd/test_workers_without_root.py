@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Daemon
-from tests.dcd.test_without_root import as_nobody, manifest, private
+from tests.dcd.test_without_root import as_nobody, building, manifest
 
-__all__ = ["private"]
+__all__ = ["building"]
 
 pytestmark = [pytest.mark.root, pytest.mark.daemon]
 
@@ -37,12 +37,12 @@ def eventually(daemon: Daemon, *, running: bool) -> dict[int, bytes]:
 
 
 def test_a_forked_worker_ends_with_the_launcher_and_not_with_the_zygote(
-    private: Daemon, tmp_path: Path
+    building: Daemon, tmp_path: Path
 ) -> None:
-    build = private.submit(manifest(tmp_path, "test -e {MEDIA_DIR}/never || sleep 600"))
-    commands = eventually(private, running=True)
+    build = building.submit(manifest(tmp_path, "test -e {MEDIA_DIR}/never || sleep 600"))
+    commands = eventually(building, running=True)
     assert all(b"dcd.worker.zygote" in command for command in commands.values())
-    children = Path(f"/proc/{private.launcher()}/task").glob("*/children")
+    children = Path(f"/proc/{building.launcher()}/task").glob("*/children")
     direct = [int(pid) for each in children for pid in each.read_text().split()]
     (worker,) = set(direct) & set(commands)
     (zygote,) = (
@@ -52,9 +52,9 @@ def test_a_forked_worker_ends_with_the_launcher_and_not_with_the_zygote(
     )
     os.kill(zygote, signal.SIGKILL)
     time.sleep(0.5)
-    assert worker in marked(private)
+    assert worker in marked(building)
 
-    private.kill_launcher()
-    eventually(private, running=False)
-    private.start(as_nobody(private.state_dir.parents[1] / "scratch"))
-    assert private.run("cancel", build).returncode == 0
+    building.kill_launcher()
+    eventually(building, running=False)
+    building.start(as_nobody(building.state_dir.parents[1] / "scratch"))
+    assert building.run("cancel", build).returncode == 0

@@ -77,8 +77,9 @@ class Machine:
     def run(self, script: str, directory: Path) -> tuple[int, str]:
         """Run a script of bash in that directory. Returns its exit status and all that it printed."""
         shell = ["bash", "-c", f'cd "$1"; {script}', "bash", directory]
+        # With its root too: where this process is in a chroot, that of the namespace is another one.
         done = subprocess.run(
-            ["nsenter", "--mount", "--target", str(self.daemon.pid), *shell],
+            ["nsenter", "--mount", "--root", "--target", str(self.daemon.pid), *shell],
             env=self.environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, text=True, timeout=250,
         )  # fmt: skip

@@ -24,6 +24,7 @@ from statemachine.errors import DcdError, Unprepared
 from store.host.identity import Identity, service_identity
 from store.host.kernel_scopes import can_restrict_files, can_scope_sockets
 from tests.dcd.planner.conftest import ADA, SHOW, TRYING, Bench
+from tests.user_namespaces import need_user_namespaces
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
@@ -57,6 +58,8 @@ ATTEMPTS = {
 
 @pytest.mark.parametrize("what", ATTEMPTS)
 def test_a_planner_reaches_nothing_of_the_host(bench: Bench, tmp_path: Path, what: str) -> None:
+    if what == "namespace":
+        need_user_namespaces()
     code, refusal = ATTEMPTS[what]
     outsider = tmp_path / "outsider"
     outsider.write_text("x")

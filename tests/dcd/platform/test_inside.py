@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from dcd.platform.inside import entry, exists, make_directory, read, resolve, write
 from statemachine.errors import CheckpointError
 from store.host.interpreter import module_environment
+from tests.user_namespaces import need_user_namespaces
 
 
 @pytest.fixture
@@ -160,6 +161,8 @@ def test_a_directory_hands_its_group_on_where_it_says_so(image: Path) -> None:
 def test_root_of_a_namespace_with_one_user_sets_no_owners(
     namespace: tuple[str, ...], expected: str
 ) -> None:
+    if namespace:
+        need_user_namespaces()
     asked = "from dcd.platform.inside import may_set_owners; print(may_set_owners())"
     answer = subprocess.run(
         [*namespace, sys.executable, "-c", asked],

@@ -19,6 +19,7 @@ from store.host.capabilities import FILES, MOUNTS
 from store.host.kernel_scopes import can_scope_sockets, leave_session_keyring
 from store.host.system_calls import LAST_KNOWN, MACHINES, NUMBERS, RULES
 from tests.dcd.worker.conftest import MOUNTING, Bench, said
+from tests.user_namespaces import need_user_namespaces
 
 pytestmark = [
     pytest.mark.root,
@@ -168,8 +169,7 @@ class TestUserNamespaces:
         assert "made" not in output
 
     def test_are_made_by_code_of_those_who_may_run_it_on_the_host(self, bench: Bench) -> None:
-        if subprocess.run(["unshare", "--user", "true"], capture_output=True).returncode:
-            pytest.skip("this host lets nobody make user namespaces")
+        need_user_namespaces()
         assert "made" in said(bench, self.UNSHARE, grants=HOST_CODE)
 
     def test_other_namespaces_and_threads_are_made(self, bench: Bench) -> None:
