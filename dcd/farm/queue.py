@@ -322,8 +322,7 @@ class Queue:
         if removes:
             self._remove_at = loop.time() + self._lost_seconds / 2
         if self._scheduler.draining != found.me.draining:
-            self._scheduler.draining = found.me.draining
-            self._scheduler.wake()
+            self._scheduler.drain(draining=found.me.draining)
         self._scheduler.may_take = partial(self._is_for_this, found)
         self._listen_to(found)
         self._answers.set()

@@ -53,6 +53,12 @@ class FarmScheduler(Scheduler):
         super().wake()
         self._news()
 
+    def drain(self, *, draining: bool) -> None:
+        """Take no builds, and hand over those that this member has; or take builds again."""
+        self.draining = draining
+        logger.info("draining" if draining else "takes builds again", host=self._farm.host)
+        self.wake()
+
     @property
     def driving(self) -> frozenset[str]:
         """The builds that this member drives."""

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +103,53 @@ class Farm:
         path.write_text(manifest.format(placed, content))
         return self.members[through].submit(path, "--fresh")
 
+    @contextmanager
+    def drained(self, host: str, through: str) -> Iterator[None]:
+        """Drain a member, from when it has noticed: until it looks it takes builds and begins checkpoints.
+        It takes builds again afterwards, also after a failure: the next test has the same farm."""
+        log, teller = self.members[host].log, self.members[through]
+        seen = len(log.read_text())
+        teller.ctl("hosts", "drain", host)
+        try:
+            self.until(lambda: '"event": "draining"' in log.read_text()[seen:])
+            yield
+        finally:
+            teller.ctl("hosts", "resume", host)
+        self.until(lambda: '"event": "takes builds again"' in log.read_text()[seen:])
+
+    @contextmanager
+    def frozen(self, member: Daemon) -> Iterator[None]:
+        """Freeze a member meanwhile."""
+        assert member.process is not None
+        member.process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            member.process.send_signal(signal.SIGCONT)
+
+    @contextmanager
+    def with_other_code(self, member: Daemon) -> Iterator[None]:
+        """Have a member run other code meanwhile."""
+        launch = member.launch
+        member.stop()
+        member.launch = started_with_other_code
+        member.start()
+        try:
+            yield
+        finally:
+            member.stop()
+            member.launch = launch
+            member.start()
+
+    @contextmanager
+    def without_network(self) -> Iterator[None]:
+        """Cut off the network of b meanwhile."""
+        self.network.cut()
+        try:
+            yield
+        finally:
+            self.network.join()
+
     def owner(self, build: str) -> str:
         """The member that drives the build, once its checkpoint runs."""
         self.until(lambda: "CheckpointStarted" in self.kinds(build))
@@ -175,7 +222,6 @@ def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Farm]:
     finally:
         for member in made[0].members.values() if made else ():
             with suppress(ProcessLookupError):
-                member.process.send_signal(signal.SIGCONT)  # type: ignore[union-attr]
                 member.kill()
         cluster.remove()
         network.remove()
@@ -234,15 +280,14 @@ def test_a_member_that_is_drained_hands_its_build_over_after_its_checkpoint(farm
     build = farm.hold()
     host = farm.owner(build)
     other = farm.other(host)
-    other.ctl("hosts", "drain", host)
-    more = farm.submit(0.1)
-    farm.until(lambda: farm.state(more) == "completed")
-    assert farm.rows("SELECT host FROM placements WHERE build = %s", more) != [(host,)]
-    farm.release()
-    farm.until(lambda: farm.state(build) == "completed")
-    assert farm.causes(build) == []
-    assert f"{host}     draining" in other.ctl("hosts")
-    other.ctl("hosts", "resume", host)
+    with farm.drained(host, "b" if host == "a" else "a"):
+        more = farm.submit(0.1)
+        farm.until(lambda: farm.state(more) == "completed")
+        assert farm.rows("SELECT host FROM placements WHERE build = %s", more) != [(host,)]
+        farm.release()
+        farm.until(lambda: farm.state(build) == "completed")
+        assert farm.causes(build) == []
+        assert f"{host}     draining" in other.ctl("hosts")
     other.ctl("hosts", "drain", "moon", status=7)
 
 
@@ -304,30 +349,24 @@ def test_a_member_that_is_killed_during_a_move_loses_no_build(farm: Farm, dies: 
 def test_a_build_stays_with_the_code_that_planned_it_until_no_member_has_it(farm: Farm) -> None:
     """An upgrade member by member: b is upgraded first, then a."""
     a, b = farm.members["a"], farm.members["b"]
-    b.stop()
-    launch, b.launch = b.launch, started_with_other_code
-    b.start()
-    farm.until(lambda: {each["code"] for each in a.json("hosts")["hosts"]} > {CODE})
-    build = farm.hold(manifest=TWO)
-    assert farm.owner(build) == "a"
-    b.ctl("hosts", "drain", "a")
-    keys = {each["name"]: each["key"] for each in a.json("status", build)["checkpoints"]}
-    farm.release()
-    farm.until(lambda: farm.state(build) == "completed")
-    assert farm.owners(build) == ["a", "b"]
-    after = {each["name"]: each["key"] for each in b.json("status", build)["checkpoints"]}
-    assert [keys[name] == after[name] for name in ("one", "two")] == [False, False]
-    (found,) = farm.rows(
-        "SELECT data::json->'external'->>'dcd of the host' FROM events"
-        " WHERE build = %s AND type = 'CheckpointStarted' AND data LIKE '%%\"host\":\"b\"%%'"
-        " ORDER BY sequence LIMIT 1",
-        build,
-    )
-    assert found == (CODE,)
-    b.ctl("hosts", "resume", "a")
-    b.stop()
-    b.launch = launch
-    b.start()
+    with farm.with_other_code(b):
+        farm.until(lambda: {each["code"] for each in a.json("hosts")["hosts"]} > {CODE})
+        build = farm.hold(manifest=TWO)
+        assert farm.owner(build) == "a"
+        with farm.drained("a", "b"):
+            keys = {each["name"]: each["key"] for each in a.json("status", build)["checkpoints"]}
+            farm.release()
+            farm.until(lambda: farm.state(build) == "completed")
+        assert farm.owners(build) == ["a", "b"]
+        after = {each["name"]: each["key"] for each in b.json("status", build)["checkpoints"]}
+        assert [keys[name] == after[name] for name in ("one", "two")] == [False, False]
+        (found,) = farm.rows(
+            "SELECT data::json->'external'->>'dcd of the host' FROM events"
+            " WHERE build = %s AND type = 'CheckpointStarted' AND data LIKE '%%\"host\":\"b\"%%'"
+            " ORDER BY sequence LIMIT 1",
+            build,
+        )
+        assert found == (CODE,)
 
 
 def test_an_outage_of_the_database_loses_no_build_and_moves_none(farm: Farm) -> None:
@@ -356,10 +395,9 @@ def test_a_frozen_member_loses_its_build_and_cleans_up_when_it_wakes(farm: Farm)
     build = farm.hold()
     host = farm.owner(build)
     frozen = farm.members[host]
-    frozen.process.send_signal(signal.SIGSTOP)  # type: ignore[union-attr]
-    farm.until(lambda: farm.kinds(build).count("CheckpointStarted") == 2)
-    assert farm.causes(build) == ["host-lost"]
-    frozen.process.send_signal(signal.SIGCONT)  # type: ignore[union-attr]
+    with farm.frozen(frozen):
+        farm.until(lambda: farm.kinds(build).count("CheckpointStarted") == 2)
+        assert farm.causes(build) == ["host-lost"]
     farm.until(lambda: "another member took the build" in frozen.log.read_text())
     farm.until(lambda: frozen.leaks() == [])
     farm.release()
@@ -370,17 +408,13 @@ def test_a_frozen_member_loses_its_build_and_cleans_up_when_it_wakes(farm: Farm)
 
 def test_a_member_that_is_cut_off_loses_its_build_and_learns_of_it(farm: Farm) -> None:
     farm.until(lambda: min(each.unbroken_seconds for each in members(farm.dsn)) > LOST_SECONDS)
-    a, b = farm.members["a"], farm.members["b"]
-    a.ctl("hosts", "drain", "a")
-    build = farm.hold()
-    assert farm.owner(build) == "b"
-    a.ctl("hosts", "resume", "a")
+    b = farm.members["b"]
+    with farm.drained("a", "a"):
+        build = farm.hold()
+        assert farm.owner(build) == "b"
     seen = len(b.log.read_text())
-    farm.network.cut()
-    try:
+    with farm.without_network():
         farm.until(lambda: farm.kinds(build).count("CheckpointStarted") == 2)
-    finally:
-        farm.network.join()
     assert farm.causes(build) == ["host-lost"]
     farm.until(lambda: "another member took the build" in b.log.read_text()[seen:])
     farm.until(lambda: b.leaks() == [])
