@@ -14,6 +14,7 @@ from pathlib import Path
 
 from statemachine.errors import Unprepared
 from store.host import tools
+from store.host.capabilities import NEEDS_NAMESPACES
 from store.host.forking import patiently
 from store.host.tools import TOOL_PATH
 
@@ -44,8 +45,7 @@ def require_namespaces() -> None:
         raise Unprepared(
             "this host lets root make no namespaces",
             f"checkpoints run in them; {said}",
-            "containers take CAP_SYS_ADMIN from root: run the daemon outside of them, or give it to the "
-            "container (--privileged)",
+            NEEDS_NAMESPACES,
         )
     refusing = refusing_settings()
     found = ", ".join(f"{name} is {_REFUSING[name][0]}" for name in refusing)

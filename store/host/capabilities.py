@@ -46,6 +46,12 @@ MOUNTS = (*CHROOT, "SYS_ADMIN")
 NEEDS_ROOT = "submit it to the service (dcctl without --socket), or start the daemon as root"
 """The remedy when a daemon that does not run as root lacks privileges."""
 
+NEEDS_NAMESPACES = (
+    "containers take CAP_SYS_ADMIN from root: run the daemon outside of them, or give it to the "
+    "container (--privileged)"
+)
+"""The remedy when root makes no namespaces, or mounts nothing in them."""
+
 _ALL_USERS = ["0", "0", str(2**32 - 1)]
 """/proc/self/uid_map outside every user namespace: user_namespaces(7)."""
 

@@ -15,7 +15,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from store.host.capabilities import become
+from statemachine.errors import Unprepared
+from store.host.capabilities import NEEDS_NAMESPACES, become
 from store.host.mounts import (
     NO_DEVICES,
     NO_SUID,
@@ -76,11 +77,18 @@ def give_up_root(
     """Give up root for good: this process runs on as `identity`, without capabilities, and gains none. It
     still reaches the paths `shown` where directories above them are closed to that user. In directories
     `filled_by_root`, it can open no device and runs no set-user-id program. For a process with one thread.
-    Raises OSError."""
+    Raises Unprepared when the host lets root make no mount namespace, and OSError."""
     if not identity.separate:
         return
-    _open_ways(identity, shown)
-    _tame(filled_by_root)
+    try:
+        _open_ways(identity, shown)
+        _tame(filled_by_root)
+    except PermissionError as error:
+        raise Unprepared(
+            "this host lets root make no mount namespaces",
+            f"the daemon gives up root in one; {error}",
+            NEEDS_NAMESPACES,
+        ) from error
     os.chdir("/")
     os.environ[STARTED_BY_ROOT] = "1"
     become(identity.uid, identity.gid, identity.groups)

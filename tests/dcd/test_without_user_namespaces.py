@@ -20,6 +20,9 @@ pytestmark = pytest.mark.root
 REFUSED = "this host lets ordinary users make no user namespaces"
 REMEDY = "run the daemon as root"
 
+WITHOUT_CAPABILITY = ("setpriv", "--bounding-set", "-sys_admin", "--inh-caps", "-sys_admin")
+"""The beginning of a command of root in a container."""
+
 
 @pytest.fixture(scope="module")
 def hardened() -> Iterator[Daemon]:
@@ -55,7 +58,6 @@ def test_the_doctor_says_so(hardened: Daemon) -> None:
 
 
 def test_root_without_the_capability_hears_of_it() -> None:
-    """As in a container."""
     asked = "from dcd.worker.permission import require_namespaces; require_namespaces()"
     command = ["setpriv", "--bounding-set", "-sys_admin", "--inh-caps", "-sys_admin"]
     refused = subprocess.run(
@@ -63,6 +65,17 @@ def test_root_without_the_capability_hears_of_it() -> None:
     )
     assert "this host lets root make no namespaces" in refused.stderr
     assert "--privileged" in refused.stderr
+
+
+@pytest.mark.daemon
+def test_a_daemon_of_such_a_root_does_not_start_and_says_why(tmp_path: Path) -> None:
+    command = [*WITHOUT_CAPABILITY, sys.executable, "-m", "dcd.main", "serve"]
+    command += ["--state-dir", str(tmp_path / "state"), "--socket", str(tmp_path / "s")]
+    refused = subprocess.run(command, capture_output=True, text=True)
+    assert refused.returncode == 11
+    assert "this host lets root make no mount namespaces" in refused.stderr
+    assert "--privileged" in refused.stderr
+    assert "Traceback" not in refused.stderr
 
 
 @pytest.mark.parametrize(
