@@ -57,6 +57,8 @@ BESIDE_SCRIPTS = (*FILES, "SETPCAP")
 """The capabilities of a download beside packages' scripts. The scripts have one less, so they cannot reach
 its files, the package store among them, by /proc. Source: ptrace(2), PTRACE_MODE_READ."""
 
+_CONNECTIONS = 4
+
 _NO_SOLUTION = 100
 """The exit status of apt-get after an error. Source: apt-get(8), "DIAGNOSTICS"."""
 
@@ -306,18 +308,35 @@ def wanted_files(environment: Environment, packages: Sequence[str]) -> list[Want
     ]
 
 
-def download_files(environment: Environment, files: Sequence[WantedFile], directory: Path) -> None:
-    """Fetch packages to files of their names in a directory, once and without output. Raises `ToolFailed`.
-    Source: apt-helper of apt, download-file."""
+def download_files(
+    environment: Environment,
+    files: Sequence[WantedFile],
+    directory: Path,
+    on_line: OnLine | None = None,
+) -> None:
+    """Fetch packages to files of their names in a directory, once, over several connections at the same time:
+    most packages are small, and one connection would mostly wait for the next answer. There is output with
+    `on_line` only. Raises `ToolFailed`; files without their whole size are incomplete then. Source:
+    apt-helper of apt, download-file."""
     shutil.chown(directory, USER)
-    wanted: list[str | Path] = []
-    for file in files:
-        wanted += [file.uri, directory / file.name, f"SHA256:{file.sha256}"]
+    by_size = sorted(files, key=lambda file: -file.size_bytes)
+    order = [file for first in range(_CONNECTIONS) for file in by_size[first::_CONNECTIONS]]
+    wanted = [
+        word
+        for file in order
+        for word in (file.uri, f"{directory / file.name}", f"SHA256:{file.sha256}")
+    ]
+    share = 3 * -(-len(order) // _CONNECTIONS)
     run(
-        [TOOLS["apt-helper"].executable, "download-file", *wanted],
+        [
+            *("xargs", "--null", f"--max-procs={_CONNECTIONS}", f"--max-args={share}"),
+            *(TOOLS["apt-helper"].executable, "download-file"),
+        ],
         env=environment,
-        capture=True,
-        log_errors=False,
+        stdin="\0".join(wanted).encode(),
+        capture=on_line is None,
+        log_errors=on_line is not None,
+        on_line=on_line,
         start=partial(keep_only, BESIDE_SCRIPTS),
     )
 

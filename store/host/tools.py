@@ -133,6 +133,7 @@ TOOLS: dict[str, Tool] = {
     "unshare": Tool("unshare", "util-linux", shapes=False),
     "unsquashfs": Tool("unsquashfs", "squashfs-tools", ("-version",), shapes=False),
     "veritysetup": Tool("veritysetup", "cryptsetup-bin"),
+    "xargs": Tool("xargs", "findutils", shapes=False),
     "xorriso": Tool("xorriso", "xorriso", ("-version",)),
     "rsync": Tool("rsync", "rsync", shapes=False),
     "ssh": Tool("ssh", "openssh-client", ("-V",), shapes=False),

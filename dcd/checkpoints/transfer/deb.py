@@ -49,7 +49,7 @@ from dcd.checkpoints.transfer.deb_base import (
     chosen_ahead,
     same_packages,
 )
-from dcd.checkpoints.transfer.deb_fetch import fetch
+from dcd.checkpoints.transfer.deb_fetch import fetch, fetch_at_once
 from dcd.checkpoints.transfer.deb_install import bootstrap, change, extend, installed
 from dcd.checkpoints.transfer.deb_lists import (
     drop_lists,
@@ -165,7 +165,7 @@ class TransferDEB(Checkpoint):
     DESCRIPTION = "Transfer Debian packages into the image"
     VERSION = 1
     NAMED = ("software",)
-    TOOLS = ("mmdebstrap", "apt-get", "apt-helper", "dpkg-query")
+    TOOLS = ("mmdebstrap", "apt-get", "apt-helper", "dpkg-query", "xargs")
 
     def needs(self, doc: DataObjectCache) -> Needs:
         software = software_of(doc, self, "DEB")
@@ -321,7 +321,9 @@ class TransferDEB(Checkpoint):
                     repositories = partial(capture_repositories, context, place, apt, sources)
                     used = beside.submit(Resolved if locked else repositories)
                     filled = fill_cache(context, place, chosen.wanted)
-                    if not chosen.whole or filled != chosen.wanted.keys():
+                    lacking = chosen.wanted.keys() - filled
+                    lacking -= fetch_at_once(place, online, chosen.wanted, lacking, progress)
+                    if lacking or not (chosen.whole or chosen.wanted):
                         fetch(software, chosen.names, sources, online, progress)
             if locked:
                 resolve_locked(context, place, chosen.wanted, below)

@@ -1,12 +1,23 @@
 """The download of the packages of a transfer, and what apt says against them in terms of the manifest."""
 
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 
 from dcd.checkpoints.transfer.deb_progress import Progress
+from dcd.checkpoints.transfer.deb_store import Wanted
 from dcd.manifest.objects.software import Software, SoftwareData
 from dcd.platform.apt import Source
-from dcd.platform.apt_root import Environment, download, similar_packages
+from dcd.platform.apt_root import (
+    ARCHIVES,
+    Environment,
+    Place,
+    download,
+    download_files,
+    similar_packages,
+)
+from dcd.platform.inside import may_set_owners, resolve
 from statemachine.errors import CheckpointError
 from store.host.process import ToolFailed
 
@@ -16,6 +27,35 @@ _UNKNOWN = re.compile(
     re.MULTILINE,
 )
 """apt's messages about unknown packages."""
+
+
+def fetch_at_once(
+    place: Place,
+    environment: Environment,
+    wanted: Wanted,
+    names: Collection[str],
+    progress: Progress,
+) -> set[str]:
+    """Fetch those of the packages `wanted` that `names` has into the package cache, over several connections.
+    Returns the names of what is there. What fails is left to `fetch`, which tries again and tells why."""
+    files = [wanted[name] for name in sorted(names)]
+    remote = [file for file in files if file.uri.startswith(("http:", "https:"))]
+    # Else apt cannot download as its own user.
+    if not remote or not may_set_owners():
+        return set()
+    archives = resolve(place.root, ARCHIVES)
+    incoming = archives / "partial"
+    progress.downloading(len(remote))
+    with suppress(ToolFailed):
+        download_files(environment, remote, incoming, progress.line)
+    found = set()
+    for file in remote:
+        fetched = incoming / file.name
+        if fetched.is_file() and fetched.stat().st_size == file.size_bytes:
+            os.chown(fetched, 0, 0)
+            fetched.rename(archives / file.name)
+            found.add(file.name)
+    return found
 
 
 def fetch(

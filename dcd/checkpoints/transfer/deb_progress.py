@@ -55,6 +55,11 @@ class Progress:
         self._count = 0
         self._report(Report(0.0, _UPDATE.message))
 
+    def downloading(self, packages: int) -> None:
+        """So many packages are going to be downloaded, each with a line like apt's."""
+        self._enter(next(iter(self._phases.values())))
+        self._total = packages
+
     def line(self, line: str) -> None:
         """Read one line of output."""
         if announced := _ANNOUNCED.search(line):
@@ -63,11 +68,14 @@ class Progress:
         for beginning, phase in self._phases.items():
             # Only later phases count: mmdebstrap asks apt for downloads again, of nothing.
             if phase.begin > self._phase.begin and re.match(beginning, line):
-                self._phase, self._count = phase, 0
-                self._report(Report(phase.begin, phase.message))
+                self._enter(phase)
                 return
         if self._total and self._phase.counted and re.match(self._phase.counted, line):
             self._count += 1
             share = min(1.0, self._count / (self._total * self._phase.each))
             span = self._phase.end - self._phase.begin
             self._report(Report(self._phase.begin + span * share, self._phase.message))
+
+    def _enter(self, phase: _Phase) -> None:
+        self._phase, self._count = phase, 0
+        self._report(Report(phase.begin, phase.message))
