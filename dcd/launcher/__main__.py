@@ -206,12 +206,15 @@ def _attempt(
     except BaseException:
         os.close(messages)
         raise
+    completed = False
     try:
         log = operations.logs.path(order.build, order.checkpoint, order.attempt)
         output = Output(log, operations.gid)
-        return run_worker(connection, request, output, messages, workers, operations.groups)
+        ended = run_worker(connection, request, output, messages, workers, operations.groups)
+        completed = ended.status == 0
+        return ended
     finally:
-        operations.ended(request)
+        operations.ended(request, completed=completed)
 
 
 def _back_end(operations: Operations, name: object) -> Layers:

@@ -16,6 +16,7 @@ import re
 import secrets
 import subprocess
 import sys
+import threading
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ from store.layers.content import CONTENT, MOST_PACKED_BYTES
 from store.layers.stream import pack, unpack
 from store.layers.takeover import take_over
 from store.logs import AttemptLogs
-from store.packages import Packages
+from store.packages import Lent, Packages
 
 SHELL = re.compile(r"shell-[0-9a-f]{16}")
 """The names of shells' workspaces."""
@@ -90,20 +91,26 @@ class Operations:
     settings_command: tuple[str, ...] = ()
     worker: str = AUTO
     signing: Signing = field(default_factory=Signing)
+    _taking_in: dict[str, threading.Thread] = field(default_factory=dict, init=False)
+    """By build: what takes in the packages of its last completed attempt."""
 
     def commit(self, name: str, record: LayerRecord, document: str | None) -> Layer:
         """Turn an open workspace into the layer `record.key`, with the DOC's persistent part as XML text
         (None: unchanged), and its artifacts ready to be published without a copy. Raises NotFound,
         Refused, DiskFull, and DcdError when the package store lacks a file that the list `record.resolved`
         names as captured."""
-        if record.resolved:
-            self.packages.require(record.resolved)
+
+        def require_packages() -> None:
+            self._wait_for_packages(record.made_by)
+            if record.resolved:
+                self.packages.require(record.resolved)
+
         workspace = self.layers.hold(name)
         try:
             for artifact in record.artifacts:
                 if (file := self.layers.own_file(workspace, artifact.path)) is not None:
                     self.artifacts.adopt(file)
-            return self.layers.commit(workspace, record, document)
+            return self.layers.commit(workspace, record, document, require_packages)
         finally:
             self.layers.let_go(name)
 
@@ -200,6 +207,7 @@ class Operations:
         """The request to the worker of an attempt, within the bounds, with its places prepared. Until `ended`
         the attempt has its workspace to itself. Raises PermissionDenied, NotFound, Refused, DiskFull."""
         check_names(order)
+        self._wait_for_packages(order.build)
         grants = granted(order, self.bounds)
         workspace = self.layers.hold(order.workspace)
         try:
@@ -226,15 +234,31 @@ class Operations:
             portable=self.bounds.portable,
         )
 
-    def ended(self, request: WorkerRequest) -> None:
+    def ended(self, request: WorkerRequest, *, completed: bool = False) -> None:
         """Take back what an attempt had, whatever its outcome, when all its processes have ended. Packages
-        that it has downloaded are kept; the build does not depend on it."""
+        that it has downloaded are kept; the build does not depend on it. Those of a completed one are taken
+        in while its layer is described; `commit` and the next attempt of the build wait for that."""
         self.layers.let_go(request.workspace.name)
-        if request.packages is not None:
-            try:
-                self.packages.take_in(request.packages)
-            except OSError as error:
-                print(f"dcd launcher: packages are not kept: {error}", file=sys.stderr, flush=True)
+        if request.packages is None:
+            return
+        if not completed:
+            self._take_in(request.packages)
+            return
+        taking = threading.Thread(target=self._take_in, args=(request.packages,), daemon=True)
+        taking.start()
+        self._taking_in[request.build] = taking
+
+    def _take_in(self, lent: Lent) -> None:
+        try:
+            self.packages.take_in(lent)
+        except OSError as error:
+            print(f"dcd launcher: packages are not kept: {error}", file=sys.stderr, flush=True)
+
+    def _wait_for_packages(self, build: str) -> None:
+        """Wait until what an attempt of the build has downloaded is in the package store, or cannot be."""
+        if (taking := self._taking_in.get(build)) is not None:
+            taking.join()
+            self._taking_in.pop(build, None)
 
     def remove_package(self, sha256: str) -> None:
         """Remove a package from the store if it exists."""

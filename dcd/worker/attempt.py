@@ -63,7 +63,7 @@ from store.host.mounts import unmount_below
 from store.layers.choose import open_store
 
 _DONE, _TOLD = 0, 3
-"""Exit statuses of the process that does the work."""
+"""Exit statuses of a worker, and of its process that does the work."""
 
 MOST_WARNINGS, LONGEST_WARNING = 100, 2000
 """How many warnings of an attempt are kept, and how many characters of each."""
@@ -142,12 +142,11 @@ class _Pipe:
 
 def carry_out(request_line: bytes, messages: int, answers: int) -> int:
     """Carry out the request. Sends messages to the descriptor `messages` and reads the daemon's answers
-    from `answers`. Returns the exit status: 0 when a verdict was sent. Only for the child of a PID
-    namespace's first process."""
+    from `answers`. Returns the exit status: 0 when the checkpoint is completed, 3 when another verdict was
+    sent. Only for the child of a PID namespace's first process."""
     os.umask(0o022)
     request = decode_request(request_line)
     pipe = _Pipe(messages, answers)
-    status = 0
     with _verdict_on_error(request, pipe):
         if request.variation is not None:
             vary(request.variation, own_host=not request.portable)
@@ -158,15 +157,16 @@ def carry_out(request_line: bytes, messages: int, answers: int) -> int:
             if not request.portable:
                 _isolate(request, pipe)
             try:
-                status = _confined(request, root, pipe)
+                ended = _confined(request, root, pipe)
             finally:
                 _let_go(request, root)
-            if status == _DONE:
+            if ended == _DONE:
                 require_areas(root)
                 _empty(root / "tmp")
-        if status == _DONE:
+        if ended == _DONE:
             pipe.send(Completed())
-    return 0 if status in (_DONE, _TOLD) else status
+        return ended
+    return _TOLD
 
 
 def _isolate(request: WorkerRequest, pipe: _Pipe) -> None:

@@ -17,7 +17,6 @@ may traverse the workspace's mount point. Safe for several threads of one daemon
 """
 
 import contextlib
-import errno
 import os
 import re
 import secrets
@@ -26,7 +25,7 @@ import stat
 import threading
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -45,7 +44,7 @@ from store.layers.integrity import (
     note_names,
     print_of,
 )
-from store.layers.interface import Check, Layer, LayerRecord, Workspace
+from store.layers.interface import Check, Layer, LayerRecord, Workspace, nothing
 from store.layers.plain import writing_back
 from store.layers.stored import (
     Stored,
@@ -188,7 +187,11 @@ class LayerDirectory:
         return self._trees.enter(workspace)
 
     def commit(
-        self, workspace: Workspace, record: LayerRecord, document: str | None = None
+        self,
+        workspace: Workspace,
+        record: LayerRecord,
+        document: str | None = None,
+        require: Callable[[], None] = nothing,
     ) -> Layer:
         if not _KEY.fullmatch(record.key) or record.parent != workspace.parent:
             raise ValueError(f"{record} does not describe {workspace}")
@@ -203,6 +206,7 @@ class LayerDirectory:
                     content, found = self._contents.record(layer, [*below], record.epoch)
                 if record.content not in ("", content):
                     raise Refused(f"the content is not that of layer {record.key}")
+                require()
                 record = replace(record, content=content)
                 self._trees.seal(layer)
                 save_fingerprint(layer, found)
@@ -356,15 +360,7 @@ class LayerDirectory:
                 continue
             # The files may be changed and removed while they are measured.
             with contextlib.suppress(FileNotFoundError, Unprepared):
-                yield directory.name, self._measured(directory / "layer")
-
-    def _measured(self, layer: Path) -> int:
-        try:
-            return self._trees.size_bytes(layer)
-        except OSError as error:
-            if error.errno != errno.ENAMETOOLONG:
-                raise
-            return 0  # directories so deep that no path leads there; they can be removed
+                yield directory.name, self._trees.size_bytes(directory / "layer")
 
     def reconcile(self, known_keys: Collection[str], living: Collection[str]) -> list[str]:
         removed = []

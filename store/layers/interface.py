@@ -7,7 +7,7 @@ does not mount outside the worker: `enter` is called in the worker's own mount n
 cannot outlive it. All methods are blocking; the daemon calls them from threads.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -145,6 +145,10 @@ class Workspace:
         return (self.directory / "layer" / "tree").resolve()
 
 
+def nothing() -> None:
+    """Require nothing."""
+
+
 class Layers(Protocol):
     """The layers and workspaces of one back end, by key and name: all that the engine needs. Errors:
     `statemachine.errors.Unprepared` when the disk is full (its `cause` attribute errno ENOSPC), `NotFound`
@@ -247,11 +251,16 @@ class LayerStore(Layers, Protocol):
         ...
 
     def commit(
-        self, workspace: Workspace, record: LayerRecord, document: str | None = None
+        self,
+        workspace: Workspace,
+        record: LayerRecord,
+        document: str | None = None,
+        require: Callable[[], None] = nothing,
     ) -> Layer:
         """Turn the workspace into the layer `record.key`: complete and on disk before it gets that
         name. `document` is the DOC's persistent part as XML text (None: that of the parent). An existing
-        layer of that key is kept and the workspace is discarded; a stale one is replaced."""
+        layer of that key is kept and the workspace is discarded; a stale one is replaced. `require` is called
+        when the tree has been described, and raises what has to prevent the layer."""
         ...
 
     def own_file(self, workspace: Workspace, path: str) -> Path | None:

@@ -57,15 +57,21 @@ def writing_back(directory: Path) -> Iterator[None]:
 
 
 def allocated_bytes(directory: Path) -> int:
-    """Disk space of everything below `directory`, a file with several links counted once."""
+    """Disk space of everything below `directory`, a file with several links counted once. 0 where directories
+    are so deep that no path leads there; they can be removed."""
     total = 0
     seen: set[int] = set()
-    for entry in _entries(directory):
-        status = entry.stat(follow_symlinks=False)
-        if status.st_ino not in seen:
-            total += status.st_blocks * 512
-        if status.st_nlink > 1:
-            seen.add(status.st_ino)
+    try:
+        for entry in _entries(directory):
+            status = entry.stat(follow_symlinks=False)
+            if status.st_ino not in seen:
+                total += status.st_blocks * 512
+            if status.st_nlink > 1:
+                seen.add(status.st_ino)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return 0
     return total
 
 

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from store.layers.directory import LayerDirectory
-from store.layers.interface import Check, Layer, LayerRecord, Workspace
+from store.layers.interface import Check, Layer, LayerRecord, Workspace, nothing
 
 
 class LayersInTwoPlaces:
@@ -66,9 +66,13 @@ class LayersInTwoPlaces:
         return self._below(workspace).enter(workspace)
 
     def commit(
-        self, workspace: Workspace, record: LayerRecord, document: str | None = None
+        self,
+        workspace: Workspace,
+        record: LayerRecord,
+        document: str | None = None,
+        require: Callable[[], None] = nothing,
     ) -> Layer:
-        return self._below(workspace).commit(workspace, record, document)
+        return self._below(workspace).commit(workspace, record, document, require)
 
     def own_file(self, workspace: Workspace, path: str) -> Path | None:
         return self._below(workspace).own_file(workspace, path)

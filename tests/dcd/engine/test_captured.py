@@ -12,6 +12,7 @@ MODULE = """
 import hashlib
 from pathlib import Path
 from dcd.checkpoints.interface import Checkpoint, Needs
+from statemachine.errors import CheckpointError
 from store.resolved import Resolved, ResolvedPackage, encoded
 
 
@@ -29,6 +30,8 @@ class Transfers(Checkpoint):
         sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
         if self.name != "lies":
             store.keep(file)
+        if self.name == "fails":
+            raise CheckpointError("it fails")
         status = context.pkg_image / "var/lib/dpkg/status"
         status.parent.mkdir(parents=True, exist_ok=True)
         with status.open("a") as database:
@@ -117,6 +120,18 @@ def test_a_worker_cannot_name_what_it_has_not_stored(capturing: Any, tmp_path: P
     daemon.wait(build, "failed")
     assert "packages of this checkpoint were not captured" in daemon.ctl("status", build)
     assert lists(daemon, build) == []
+    assert daemon.stop() == 0
+
+
+@pytest.mark.root
+@pytest.mark.daemon
+def test_what_a_failed_checkpoint_has_downloaded_is_stored_before_its_failure(
+    capturing: Any, tmp_path: Path
+) -> None:
+    daemon = capturing.start()
+    build = daemon.submit(manifest(tmp_path, "fails"))
+    daemon.wait(build, "failed")
+    assert stored(daemon) == {hashlib.sha256(b"fails" * 1000).hexdigest()}
     assert daemon.stop() == 0
 
 

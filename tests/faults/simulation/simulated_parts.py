@@ -22,6 +22,7 @@ from store.host.durable import reporting_disk_full
 from store.layers import Layer, LayerRecord, Workspace
 from store.layers.copy import CopyTrees
 from store.layers.directory import LayerDirectory
+from store.layers.interface import nothing
 
 PLENTY = 2**40
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -160,9 +161,13 @@ class SimulatedLayers(LayerDirectory):
         self._host = host
 
     def commit(
-        self, workspace: Workspace, record: LayerRecord, document: str | None = None
+        self,
+        workspace: Workspace,
+        record: LayerRecord,
+        document: str | None = None,
+        require: Callable[[], None] = nothing,
     ) -> Layer:
-        super().commit(workspace, record, document)
+        super().commit(workspace, record, document, require)
         self.touch(record.key)
         return self._found(record.key)
 
