@@ -338,9 +338,9 @@ class TransferDEB(Checkpoint):
             with ExitStack() as meanwhile:
                 if context.stage is Stage.BASE:
                     keep_lists(context.root, place.root)
-                with_chosen = (
-                    apt if changes(software) else limited(context.stage, place, apt, lists, chosen)
-                )
+                with_chosen = apt
+                if not changes(software):
+                    with_chosen = limited(place, apt, lists, chosen, kept=kept is not None)
                 meanwhile.enter_context(fetched_ahead(context, place, host, sources, chosen.ahead))
                 leave_store(context)
                 meanwhile.enter_context(same_packages(place, apt, chosen))

@@ -3,10 +3,10 @@
 The layer of the base keeps them beside the image area, out of reach of the packages' scripts, so the rest
 needs no second download of them.
 
-Once the packages are chosen, apt sees only these in its lists, in all their versions. apt-get examines every
-package of its lists in each call, which takes most of a second for those of Debian, and the installation
-calls it several times. The choice is not made again by that: the pins and the versions are the same, and what
-was not chosen is not downloaded either.
+Once the packages are chosen, apt sees only these and the installed ones in its lists, in all versions.
+apt-get examines every package of its lists in each call, which takes most of a second for those of Debian,
+and the installation calls it several times. The choice is not made again by that: the pins and the versions
+are the same, and what was not chosen is not downloaded either.
 """
 
 import re
@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from dcd.checkpoints.interface import Stage
+from dcd.checkpoints.packages import debian_list
 from dcd.checkpoints.transfer.deb_base import Chosen
 from dcd.platform.apt_root import LISTS, Environment, Place, with_lists
 from dcd.platform.inside import resolve
@@ -49,15 +49,15 @@ def drop_lists(root: Path) -> None:
 
 
 def limited(
-    stage: Stage, place: Place, apt: Environment, lists: Path, chosen: Chosen
+    place: Place, apt: Environment, lists: Path, chosen: Chosen, *, kept: bool
 ) -> Environment:
-    """apt's environment for the installation, with only the chosen packages in its lists, in all versions.
-    The lists in the root are changed; those that the base has kept are copied."""
-    rest = stage is Stage.REST
-    names = {name.partition("_")[0] for name in (chosen.whole if rest else chosen.wanted) or ()}
-    if not names:
+    """apt's environment for the installation, with only the chosen and the installed packages in its lists,
+    in all versions. Lists in the root are changed; those that the base has `kept` are copied."""
+    if not chosen.wanted:
         return apt
-    if not rest:
+    names = {name.partition("_")[0] for name in chosen.wanted}
+    names |= {line.partition("\t")[0] for line in debian_list(place.root).splitlines()}
+    if not kept:
         for index in lists.glob(f"*{_INDEX}"):
             aside = index.with_name(f".{index.name}.limited")
             _write_limited(index, names, aside)

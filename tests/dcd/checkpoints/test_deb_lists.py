@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from dcd.checkpoints.interface import Stage
 from dcd.checkpoints.transfer.deb_base import Chosen
 from dcd.checkpoints.transfer.deb_lists import limited
 from dcd.platform.apt_root import Place, WantedFile
@@ -47,17 +46,12 @@ def texts(lists: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("chunk_bytes", [1, 7, 1 << 22])
-@pytest.mark.parametrize("stage", [Stage.BASE, Stage.WHOLE])
 def test_the_lists_of_the_image_keep_all_versions_of_the_chosen_packages(
-    place: Place,
-    lists: Path,
-    stage: Stage,
-    chunk_bytes: int,
-    monkeypatch: pytest.MonkeyPatch,
+    place: Place, lists: Path, chunk_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dcd.checkpoints.transfer.deb_lists._CHUNK_BYTES", chunk_bytes)
     apt = {"APT_CONFIG": "same"}
-    assert limited(stage, place, apt, lists, Chosen(["app"], CHOSEN)) == apt
+    assert limited(place, apt, lists, Chosen(["app"], CHOSEN), kept=False) == apt
     assert texts(lists) == {
         "mirror_dists_test_InRelease": "Package: app\n",
         "mirror_dists_test_main_binary-amd64_Packages": f"{LIMITED}\n",
@@ -65,29 +59,29 @@ def test_the_lists_of_the_image_keep_all_versions_of_the_chosen_packages(
     }
 
 
+def test_they_keep_the_installed_packages(place: Place, lists: Path) -> None:
+    status = place.root / "var/lib/dpkg/status"
+    status.parent.mkdir(parents=True)
+    status.write_text("Package: other\nStatus: install ok installed\nVersion: 1\n")
+    limited(place, {}, lists, Chosen(["app"], CHOSEN), kept=False)
+    stanzas = texts(lists)["mirror_dists_test_main_binary-amd64_Packages"]
+    assert stanzas == f"{LIMITED}\n{STANZAS[4]}\n"
+
+
 def test_the_lists_that_the_base_has_kept_are_copied(place: Place, lists: Path) -> None:
     before = texts(lists)
-    chosen = Chosen(["lib"], {}, CHOSEN)
-    apt = limited(Stage.REST, place, {}, lists, chosen)
+    apt = limited(place, {}, lists, Chosen(["lib"], CHOSEN), kept=True)
     assert texts(lists) == before
     (copy,) = (each for each in place.aside.iterdir() if each.is_dir())
     assert texts(copy)["mirror_dists_test_main_binary-amd64_Packages"] == f"{LIMITED}\n"
     assert f'Dir::State::Lists "{copy}";' in Path(apt["APT_CONFIG"]).read_text()
 
 
-@pytest.mark.parametrize(
-    ("stage", "chosen"),
-    [
-        (Stage.REST, Chosen(["app"], CHOSEN)),
-        (Stage.REST, Chosen(["app"], {}, {})),
-        (Stage.BASE, Chosen(["app"], {})),
-    ],
-    ids=["on another result", "no solution for all", "no solution for the base"],
-)
-def test_what_may_need_other_packages_has_all_lists(
-    place: Place, lists: Path, stage: Stage, chosen: Chosen
+@pytest.mark.parametrize("kept", [True, False])
+def test_without_a_choice_apt_has_all_lists_and_tells_why(
+    place: Place, lists: Path, kept: bool
 ) -> None:
     before = texts(lists)
     apt = {"APT_CONFIG": "same"}
-    assert limited(stage, place, apt, lists, chosen) == apt
+    assert limited(place, apt, lists, Chosen(["app"], {}), kept=kept) == apt
     assert texts(lists) == before
