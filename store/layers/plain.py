@@ -14,8 +14,9 @@ _FEW = 64
 """Up to this number of entries, syncing each one is cheaper than syncing the whole file system, to
 which other builds may be writing gigabytes."""
 
-_MANY = 1024
-"""From this number of entries on, a tree takes long enough to write that other work continues meanwhile."""
+_MANY, _MANY_BYTES = 1024, 16 * 1024**2
+"""From this number of entries or bytes on, a tree takes long enough to write that other work continues
+meanwhile."""
 
 
 def locate(tree: Path, parts: Sequence[str]) -> Path | None:
@@ -47,11 +48,11 @@ def sync_tree(directory: Path) -> None:
 def writing_back(directory: Path) -> Iterator[None]:
     """Write a large tree to disk in the background, so that `sync_tree` afterwards has little to do. Errors
     of the writing are raised at the end: a later sync would not report them again."""
-    if not _has_many(directory):
+    if not _is_large(directory):
         yield
         return
     with ThreadPoolExecutor(1, "sync") as pool:
-        early = pool.submit(sync_file_system, directory)
+        early = pool.submit(sync_tree, directory)
         yield
         early.result()
 
@@ -75,9 +76,15 @@ def allocated_bytes(directory: Path) -> int:
     return total
 
 
-def _has_many(directory: Path) -> bool:
+def _is_large(directory: Path) -> bool:
+    left_bytes = _MANY_BYTES
     try:
-        return len(list(islice(_entries(directory), _MANY + 1))) > _MANY
+        for number, entry in enumerate(_entries(directory)):
+            if entry.is_file(follow_symlinks=False):
+                left_bytes -= entry.stat(follow_symlinks=False).st_size
+            if number >= _MANY or left_bytes <= 0:
+                return True
+        return False
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
             raise

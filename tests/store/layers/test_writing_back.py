@@ -43,3 +43,30 @@ def test_an_error_of_the_writing_is_not_lost(large: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(plain, "sync_file_system", fail)
     with pytest.raises(OSError, match="broken"), plain.writing_back(large):
         pass
+
+
+def test_a_large_file_is_written_beside_the_work_without_the_other_files_of_its_file_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[Path] = []
+    at_work = threading.Event()
+
+    def write(path: Path) -> None:
+        assert at_work.wait(10)
+        written.append(path)
+
+    def refuse(_: Path) -> None:
+        raise AssertionError("other builds may be writing there")
+
+    monkeypatch.setattr(plain, "sync_file", write)
+    monkeypatch.setattr(plain, "sync_file_system", refuse)
+    image = tmp_path / "image.iso"
+    with image.open("wb") as file:
+        file.truncate(plain._MANY_BYTES)
+    with plain.writing_back(tmp_path):
+        at_work.set()
+    assert written == [image]
+    image.write_bytes(b"small")
+    with plain.writing_back(tmp_path):
+        pass
+    assert written == [image]
