@@ -18,16 +18,14 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
-from functools import partial
 from hashlib import sha256
 from io import StringIO
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 from urllib.parse import quote, unquote, urlparse
 from uuid import NAMESPACE_URL, UUID, uuid5
 
-from cyclonedx.output import make_outputter
-from cyclonedx.schema import OutputFormat, SchemaVersion
 from debsbom.bomwriter import BomWriter
 from debsbom.dpkg.package import BinaryPackage, Dependency, SourcePackage
 from debsbom.generate.generate import Debsbom
@@ -37,8 +35,11 @@ from packageurl import PackageURL
 
 from dcd.checkpoints.sbom_ips import ips_component, ips_package
 from dcd.checkpoints.sbom_licences import Licence, licence_of
+from store.host.plain import as_plain, from_plain
 
 Json = Any
+Licences = Callable[[], Mapping[str, Licence]]
+"""Finds the licences of packages by their purls."""
 _EMAIL = re.compile(r"[\w!#$%&'*+/=?^`{|}~-]+(\.[\w!#$%&'*+/=?^`{|}~-]+)*@\w+([.-]\w+)*")
 """RFC 5322, dot-atom."""
 _URL = re.compile(r"https?://(\w[\w-]*\.)+\w{2,}(:\d+)?([/?#][\w.~:/?#@!$&'()*+,;=%-]*)?", re.ASCII)
@@ -63,26 +64,57 @@ def main(order: Json) -> None:
         each.purl(maker.base_distro_vendor).to_string(): known.get(_identity(each))
         for each in binaries
     }
-    by_purl = {
-        package.purl(maker.base_distro_vendor).to_string(): licence
-        for package, licence in _licences(binaries, maker.packages, order).items()
-    }
-    makers = {"cdx": _cyclonedx, "spdx": _spdx}
-    # Each takes as long as the other, and the libraries are loaded already.
-    others = [
-        _started(partial(_write, directory, kind, makers[kind], maker, order, listed, by_purl))
-        for kind in order["formats"][1:]
-    ]
-    for kind in order["formats"][:1]:
-        _write(directory, kind, makers[kind], maker, order, listed, by_purl)
-    for other in others:
-        if os.waitpid(other, 0)[1] != 0:
-            raise SystemExit("a document could not be written")
+
+    def licences() -> dict[str, Licence]:
+        return {
+            package.purl(maker.base_distro_vendor).to_string(): licence
+            for package, licence in _licences(binaries, maker.packages, order).items()
+        }
+
+    def write(kind: str, licences: Licences) -> None:
+        make = {"cdx": _cyclonedx, "spdx": _spdx}[kind]
+        (directory / f"sbom.{kind}").write_text(_text(make(maker, order, listed, licences)))
+
+    if len(order["formats"]) == 1:
+        write(order["formats"][0], licences)
+    else:
+        _write_both(write, licences)
     hosts = {line.split("\t")[0] for line in order["host"]}
     lacking = (each for each in binaries if not each.checksums and each.name not in hosts)
     gaps = [f"{each.name} {each.version}" for each in lacking]
     gaps += [f"{each['name']} {each['version']}" for each in order["ips"] if not each["sha256"]]
     (directory / "sbom.gaps").write_text(json.dumps(gaps))
+
+
+def _write_both(
+    write: Callable[[str, Licences], None], licences: Callable[[], dict[str, Licence]]
+) -> None:
+    """Write the two documents in two processes. The one in SPDX takes less time, so its process reads the
+    licences for both."""
+    reading, writing = os.pipe()
+    with TemporaryFile("w+") as shared:
+
+        def write_spdx() -> None:
+            found = licences()
+            json.dump(as_plain(found), shared)
+            shared.flush()
+            os.close(writing)
+            write("spdx", lambda: found)
+
+        def wait_for_licences() -> dict[str, Licence]:
+            os.read(reading, 1)
+            shared.seek(0)
+            return from_plain(dict[str, Licence], json.load(shared))
+
+        other = _started(write_spdx)
+        os.close(writing)
+        try:
+            write("cdx", wait_for_licences)
+        finally:
+            failed = os.waitpid(other, 0)[1] != 0
+            os.close(reading)
+            if failed:
+                raise SystemExit("a document could not be written")
 
 
 def _started(work: Callable[[], None]) -> int:
@@ -99,10 +131,6 @@ def _started(work: Callable[[], None]) -> int:
             traceback.print_exc()
         sys.stderr.flush()
         os._exit(status)
-
-
-def _write(directory: Path, kind: str, make: Callable[..., Json], *arguments: Json) -> None:
-    (directory / f"sbom.{kind}").write_text(_text(make(*arguments)))
 
 
 def _maker(order: Json) -> Debsbom:
@@ -207,16 +235,22 @@ def _cyclonedx(
     maker: Debsbom,
     order: Json,
     listed: Mapping[str, Json],
-    licences: Mapping[str, Licence],
+    licences: Licences,
 ) -> Json:
+    # Here, since the process of the other document does without it.
+    from cyclonedx.output import make_outputter
+    from cyclonedx.schema import OutputFormat, SchemaVersion
+
     bom = maker.generate(SBOMType.CycloneDX)
     document = json.loads(
         make_outputter(bom, OutputFormat.JSON, SchemaVersion.V1_6).output_as_string()
     )
     components = document.setdefault("components", [])
+    licence_of_purl = licences()
     for component in components:
         component["group"] = order["vendor"]
-        _complete(component, listed.get(component["purl"]), licences.get(component["purl"]))
+        purl = component["purl"]
+        _complete(component, listed.get(purl), licence_of_purl.get(purl))
     components += [ips_component(each) for each in order["ips"]]
     root = document["metadata"]["component"]
     references = sorted(each["bom-ref"] for each in components if not _is_source(each))
@@ -325,20 +359,21 @@ def _spdx(
     maker: Debsbom,
     order: Json,
     listed: Mapping[str, Json],
-    licences: Mapping[str, Licence],
+    licences: Licences,
 ) -> Json:
     written = StringIO()
     BomWriter.create(SBOMType.SPDX).write_to_stream(
         maker.generate(SBOMType.SPDX), written, validate=False
     )
     document = json.loads(written.getvalue())
+    licence_of_purl = licences()
     root = f"SPDXRef-{_ROOT}"
     for package in document["packages"]:
         if package["SPDXID"] == root:
             package |= {"name": order["name"], "supplier": _actor(order["supplier"])}
             continue
         purl = package["externalRefs"][0]["referenceLocator"]
-        if (licence := licences.get(purl)) is not None:
+        if (licence := licence_of_purl.get(purl)) is not None:
             package["licenseDeclared"] = licence.expression
         if package.get("primaryPackagePurpose") == "SOURCE":
             continue
@@ -349,7 +384,7 @@ def _spdx(
     products = {name: _product(name, sha256) for name, sha256 in order["products"].items()}
     references = {
         reference.identifier: reference
-        for licence in licences.values()
+        for licence in licence_of_purl.values()
         for reference in licence.references
     }
     document["hasExtractedLicensingInfos"] = [

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from dcd.checkpoints import sbom_licences
 from dcd.checkpoints.sbom_licences import licence_in, licence_of
 
 HEADER = "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\n\n"
@@ -82,3 +83,41 @@ def test_a_package_without_a_copyright_file_has_no_licence(tmp_path: Path) -> No
     assert licence_of(tmp_path / "copyright") is None
     (tmp_path / "copyright").mkdir()
     assert licence_of(tmp_path / "copyright") is None
+
+
+LONG = "License: odd\n One.\n .\n   Two, \n . \n # Three.\n"
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        LONG,
+        LONG + "# a comment\n Four.\n Five.\n",
+        LONG + "\tFour.\n Five.\n",
+        LONG + "License: odd\n Again.\n Again.\n",
+        LONG.replace("One", "O\rne"),
+        LONG.replace("One", "O\x85ne"),
+        LONG.replace("One", "\ue0000\ue000"),
+        LONG.replace("odd\n", "\n"),
+        LONG.replace("License: odd", "License : odd"),
+        LONG.replace("License: odd", "Comment: odd"),
+    ],
+)
+def test_long_values_are_what_the_library_reads(more: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = f"{files('odd or GPL-2+', 'GPL-2+')}\n{more}"
+    licence_in.cache_clear()
+    found = licence_in(text)
+    monkeypatch.setattr(sbom_licences, "_shortened", lambda text: (text, []))
+    licence_in.cache_clear()
+    assert licence_in(text) == found
+
+
+def test_licences_of_this_host_are_what_the_library_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = sorted(Path("/usr/share/doc").glob("lib*/copyright"))[:40]
+    licence_of.cache_clear()
+    licence_in.cache_clear()
+    found = [licence_of(path) for path in paths]
+    monkeypatch.setattr(sbom_licences, "_shortened", lambda text: (text, []))
+    licence_of.cache_clear()
+    licence_in.cache_clear()
+    assert [licence_of(path) for path in paths] == found
