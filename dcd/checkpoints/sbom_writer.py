@@ -21,7 +21,6 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from io import StringIO
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 from urllib.parse import quote, unquote, urlparse
 from uuid import NAMESPACE_URL, UUID, uuid5
@@ -78,7 +77,7 @@ def main(order: Json) -> None:
     if len(order["formats"]) == 1:
         write(order["formats"][0], licences)
     else:
-        _write_both(write, licences)
+        _write_both(write, licences, directory / "sbom.licences")
     hosts = {line.split("\t")[0] for line in order["host"]}
     lacking = (each for each in binaries if not each.checksums and each.name not in hosts)
     gaps = [f"{each.name} {each.version}" for each in lacking]
@@ -87,12 +86,14 @@ def main(order: Json) -> None:
 
 
 def _write_both(
-    write: Callable[[str, Licences], None], licences: Callable[[], dict[str, Licence]]
+    write: Callable[[str, Licences], None],
+    licences: Callable[[], dict[str, Licence]],
+    file: Path,
 ) -> None:
     """Write the two documents in two processes. The one in SPDX takes less time, so its process reads the
-    licences for both."""
+    licences for both, and hands them over in `file`."""
     reading, writing = os.pipe()
-    with TemporaryFile("w+") as shared:
+    with file.open("w+") as shared:
 
         def write_spdx() -> None:
             found = licences()
