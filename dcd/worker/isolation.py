@@ -35,7 +35,7 @@ from store.host.kernel_scopes import (
 )
 from store.host.mounts import can_restrict
 from store.host.system_calls import compile_filter, compile_unreachable_filter, install
-from store.host.system_paths import LOGINS, SECRETS, code_places, settings
+from store.host.system_paths import ALL_SETTINGS, LOGINS, SECRETS, code_places
 from store.host.view import (
     Closed,
     Devices,
@@ -154,8 +154,8 @@ def _limit(grants: Grants) -> None:
 def _system() -> Iterator[Step]:
     """The view of every worker."""
     yield from view.software()
-    for path in settings():
-        yield from view.shown(path)
+    for path in ALL_SETTINGS:
+        yield from if_there(path)
     for file in _CLOSED:
         yield Closed(file)
     for text in _LINKED:

@@ -44,11 +44,11 @@ def mount_devices(target: Path, more: Sequence[str] = ()) -> None:
     host has them. Raises OSError."""
     mount("tmpfs", target, "mode=755,size=1m", NO_SUID | NO_DEVICES)
     for name in (*STANDARD, *more):
-        source = Path("/dev", name)
-        if source.exists():
-            node = target / name
-            node.parent.mkdir(parents=True, exist_ok=True)
-            node.touch()
+        source, node = f"/dev/{name}", f"{target}/{name}"
+        if os.access(source, os.F_OK):
+            if "/" in name:
+                Path(node).parent.mkdir(parents=True, exist_ok=True)
+            os.mknod(node)
             bind(source, node)
     for name, destination in LINKS.items():
         (target / name).symlink_to(destination)

@@ -62,7 +62,7 @@ def receive_mounts() -> None:
     _check(_libc.mount(None, b"/", None, _MS_REC | _MS_SLAVE, None), Path("/"))
 
 
-def mount(kind: str, target: Path, options: str, attributes: int = 0) -> None:
+def mount(kind: str, target: Path | str, options: str, attributes: int = 0) -> None:
     """Mount a new file system of type `kind`, named after it. Relative paths in `options` are
     relative to the current directory. Raises OSError."""
     arguments = (
@@ -75,7 +75,7 @@ def mount(kind: str, target: Path, options: str, attributes: int = 0) -> None:
     _check(_libc.mount(*arguments), target)
 
 
-def bind(source: Path, target: Path) -> None:
+def bind(source: Path | str, target: Path | str) -> None:
     """Bind `source`, with all mounts below it, to `target`. Raises OSError."""
     arguments = (os.fsencode(source), os.fsencode(target), None, _MS_BIND | _MS_REC, None)
     _check(_libc.mount(*arguments), target)
@@ -135,7 +135,7 @@ def restrict(
     result = _libc.syscall(
         _MOUNT_SETATTR, at, path, flags, ctypes.byref(wanted), ctypes.sizeof(wanted)
     )
-    _check(result, Path(os.fsdecode(path)))
+    _check(result, os.fsdecode(path))
 
 
 def can_restrict() -> bool:

@@ -33,7 +33,8 @@ TOOL_SETTINGS = (
 )
 """Of /etc, what the host's tools read in addition."""
 
-_SETTINGS = tuple(Path("/etc", name) for name in (*SETTINGS, *TOOL_SETTINGS))
+ALL_SETTINGS = tuple(Path("/etc", name) for name in (*SETTINGS, *TOOL_SETTINGS))
+"""The paths of both, of which a system has some."""
 
 LOGINS = (Path("/etc/apt/auth.conf"), Path("/etc/apt/auth.conf.d"))
 """Of these settings, the logins of the host's apt."""
@@ -45,8 +46,8 @@ OWN_CODE = ("dcd", "statemachine", "store")
 
 
 def settings() -> Iterator[Path]:
-    """The existing paths of `SETTINGS` and `TOOL_SETTINGS`."""
-    yield from filter(Path.exists, _SETTINGS)
+    """The existing paths of `ALL_SETTINGS`."""
+    yield from filter(Path.exists, ALL_SETTINGS)
 
 
 def code_places(modules: Iterable[str] = ()) -> Iterator[Path]:

@@ -85,11 +85,8 @@ class Shown:
         try:
             restrict(copy, NO_SUID | NO_DEVICES | (0 if self.writable else READ_ONLY))
             target = f"{root}{self.target}"
-            try:
-                attach(copy, target)
-            except FileNotFoundError:
-                _make(Path(target), directory=stat.S_ISDIR(os.fstat(copy).st_mode))
-                attach(copy, target)
+            _make(target, directory=stat.S_ISDIR(os.fstat(copy).st_mode))
+            attach(copy, target)
         finally:
             os.close(copy)
 
@@ -108,8 +105,12 @@ class Link:
     def apply(self, root: Path) -> None:
         """Create the link, unless a directory shown around it contains it."""
         link = _below(root, self.target)
-        if not os.path.lexists(link):
-            link.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            link.symlink_to(self.destination)
+        except FileExistsError:
+            pass
+        except FileNotFoundError:
+            link.parent.mkdir(parents=True)
             link.symlink_to(self.destination)
 
 
@@ -207,10 +208,10 @@ class Hidden:
 
     def apply(self, root: Path) -> None:
         """Mount an empty file or directory on it, if it exists."""
-        target = _below(root, self.target)
-        if target.is_dir():
+        target = f"{root}{self.target}"
+        if os.access(f"{target}/", os.F_OK):
             mount("tmpfs", target, "mode=755", NO_SUID | NO_DEVICES)
-        elif target.exists():
+        elif os.access(target, os.F_OK):
             # A device on this mount cannot be opened, nor a socket connected to.
             Closed(self.target).apply(root)
 
@@ -252,7 +253,7 @@ class ReadOnly:
 
     def apply(self, root: Path) -> None:
         """Mount it on itself, read-only, if it exists."""
-        if (target := _below(root, self.target)).exists():
+        if os.access(target := f"{root}{self.target}", os.F_OK):
             bind(target, target)
             restrict(target, READ_ONLY)
 
@@ -310,17 +311,26 @@ class Devices:
 
 def shown(path: Path, *, writable: bool = False) -> Iterator[Step]:
     """The steps that show a path of the host at the same path, with the links on the way to it."""
-    name = os.fspath(path)
-    if (real := os.path.realpath(name)) != name:
-        yield from links(path)
-        path = Path(real)
-    yield Shown(path, path, writable)
+    return _shown(path, os.path.realpath(path), writable=writable)
 
 
 def if_there(path: Path) -> Iterator[Step]:
     """The steps that show a path of the host, if it exists."""
-    if path.exists():
-        yield from shown(path)
+    try:
+        # Looks at the path once, for its links and its end.
+        real = os.path.realpath(path, strict=True)
+    except OSError:
+        if not path.exists():
+            return
+        raise
+    yield from _shown(path, real, writable=False)
+
+
+def _shown(path: Path, real: str, *, writable: bool) -> Iterator[Step]:
+    if real != os.fspath(path):
+        yield from links(path)
+        path = Path(real)
+    yield Shown(path, path, writable)
 
 
 def software() -> Iterator[Step]:
@@ -368,13 +378,16 @@ def enter(steps: Iterable[Step], place: Path = ELSEWHERE) -> None:
     change_root(place)
 
 
-def _make(target: Path, *, directory: bool) -> None:
-    """Create an empty file or directory, with the directories on the way to it."""
+def _make(target: str, *, directory: bool) -> None:
+    """Create an empty file or directory, with the directories on the way to it, unless it exists."""
+    make = os.mkdir if directory else os.mknod
     try:
-        target.mkdir() if directory else target.touch()
+        make(target)
+    except FileExistsError:
+        pass
     except FileNotFoundError:
-        target.parent.mkdir(parents=True)
-        target.mkdir() if directory else target.touch()
+        Path(target).parent.mkdir(parents=True)
+        make(target)
 
 
 def _below(root: Path, path: Path) -> Path:
