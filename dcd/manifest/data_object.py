@@ -421,6 +421,11 @@ def reads_itself(cls: type[DataObject]) -> bool:
     return any("from_xml" in vars(base) for base in cls.__mro__[: cls.__mro__.index(DataObject)])
 
 
+def handles_more_than_its_tag(cls: type[DataObject]) -> bool:
+    """Whether the class decides by its own code which elements it imports."""
+    return any("can_handle" in vars(base) for base in cls.__mro__[: cls.__mro__.index(DataObject)])
+
+
 def _matches(candidate: DataObject, name: str | None, class_type: type | None) -> bool:
     return (name is None or candidate.name == name) and (
         class_type is None or isinstance(candidate, class_type)

@@ -7,6 +7,7 @@ class and an attribute that no class reads raise `InvalidManifest`.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol, Self
 
 from lxml import etree
@@ -19,6 +20,7 @@ from dcd.manifest.data_object import (
     Particle,
     attributes_of,
     fields_of,
+    handles_more_than_its_tag,
     reads_itself,
 )
 from dcd.manifest.fields import Field
@@ -46,11 +48,16 @@ class Registry:
 
     def adding(self, *new: type[DataObject]) -> Self:
         """This registry with more classes."""
-        return type(self)(tuple(sorted((*self.classes, *new), key=lambda cls: cls.PRIORITY)))
+        return (
+            self
+            if not new
+            else type(self)(tuple(sorted((*self.classes, *new), key=lambda cls: cls.PRIORITY)))
+        )
 
     def handler(self, element: Element) -> type[DataObject] | None:
         """The class that imports the element, or None."""
-        return next((cls for cls in self.classes if cls.can_handle(element)), None)
+        candidates = _candidates(self.classes, element.tag)
+        return next((cls for cls in candidates if cls.can_handle(element)), None)
 
     def read(self, element: Element, locate: Locate = nowhere) -> DataObject:
         """Import the element and all below it. Raises InvalidManifest for the first fault."""
@@ -87,6 +94,13 @@ class Registry:
                 inner = self.read_whole(child, locate)
                 found.insert_children([] if inner is None else inner)
         return found
+
+
+@lru_cache(maxsize=1024)
+def _candidates(classes: tuple[type[DataObject], ...], tag: str) -> tuple[type[DataObject], ...]:
+    """Of these classes, those that can handle an element with the tag, in order, as far as the tag says it. A
+    worker that asked each class would copy the memory of all."""
+    return tuple(cls for cls in classes if tag == cls.TAG or handles_more_than_its_tag(cls))
 
 
 def particles_of(cls: type[DataObject]) -> list[Particle]:

@@ -202,6 +202,10 @@ def expected(annotation: Any) -> str:
 def convert(text: str, annotation: Any) -> Any:
     """The value that `text` denotes under the annotation. Raises BadValue."""
     plain, _, form = _taken_apart(annotation)
+    if plain is str:  # most values
+        if form is not None:
+            form.check(text)
+        return text
     if get_origin(plain) in (Union, types.UnionType):
         return _convert_union(text, plain)
     if is_list(plain):
