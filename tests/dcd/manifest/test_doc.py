@@ -195,6 +195,28 @@ def test_the_class_of_the_lowest_priority_that_can_handle_an_element_imports_it(
     assert BUILTIN.handler(etree.fromstring('<configuration type="special"/>')) is Configuration
 
 
+class Prefixed(DataObject, tag="acme", priority=10):
+    """Imports a family of elements, whatever the rest of their tags."""
+
+    @classmethod
+    def can_handle(cls, element: object) -> bool:
+        return element.tag.startswith("acme-")  # type: ignore
+
+
+class Inheriting(Prefixed, tag="other", priority=5):
+    """Decides as the class above it."""
+
+
+def test_a_class_that_decides_by_its_own_code_is_asked_about_every_element() -> None:
+    from lxml import etree
+
+    for cls in (Prefixed, Inheriting):
+        registry = BUILTIN.adding(cls)
+        assert registry.handler(etree.fromstring("<acme-disk/>")) is cls
+        assert registry.handler(etree.fromstring("<acme/>")) is None
+    assert BUILTIN.adding() == BUILTIN
+
+
 def test_a_priority_outside_0_to_100_is_refused() -> None:
     with pytest.raises(ValueError, match="not within 0"):
 
