@@ -84,14 +84,14 @@ def layers_appear_bit_by_bit() -> None:
 
     commit = LayerDirectory.commit
 
-    def careless(self, workspace, record, document=None):
+    def careless(self, workspace, record, *others):
         layer, target = workspace.directory / "layer", self.directory / record.key
         target.mkdir()
         stored = Stored(record, self._trees.size_bytes(layer))
         (target / "layer.json").write_bytes(stored.text)
         for entry in list(layer.iterdir()):
             entry.rename(target / entry.name)
-        return commit(self, workspace, record, document)
+        return commit(self, workspace, record, *others)
 
     LayerDirectory.commit = careless
 
