@@ -79,8 +79,9 @@ def _pss_bytes(process: int) -> int:
 
 def leave(directory: Path) -> None:
     """Write what a side has made to the disk, and keep it until all benchmarks are over if it fits there. For
-    minutes after their removal, ext4 passes over inodes one by one whenever it makes a file, which would
-    count for whoever is next. Call it after each side. Source: recently_deleted, fs/ext4/ialloc.c."""
+    minutes after their removal, an ext4 without a journal passes over inodes one by one whenever it makes a
+    file, which would count for whoever is next. Call it after each side. Source: find_inode_bit,
+    fs/ext4/ialloc.c."""
     os.sync()
     if shutil.disk_usage(directory).free < _FREE_BYTES:
         shutil.rmtree(directory)
