@@ -125,17 +125,14 @@ class Lent:
     def listed(self, sha256: str) -> Resolved | None:
         """The list with this digest; None when the store does not have it. Raises DcdError when it is
         damaged."""
-        content = self.text(sha256)
-        return None if content is None else decoded(content)
-
-    def text(self, sha256: str) -> bytes | None:
-        """The text with this digest; None when the store does not have it, or not with this digest."""
         try:
             with _open(self.kept / _named(sha256)) as source:
                 content = source.read(MOST_BYTES + 1)
         except OSError:
             return None
-        return content if hashlib.sha256(content).hexdigest() == sha256 else None
+        if hashlib.sha256(content).hexdigest() != sha256:
+            return None
+        return decoded(content)
 
     def contents(self) -> list[str]:
         """The contents of IPS packages that the store has, by the names that pkg gives them."""

@@ -140,9 +140,9 @@ class Context:
     that they deliver, by name with their sha256, if `Needs.contents` asks for them; `artifacts` are these
     with their paths in the workspace, and evidence too. `publish` records a file that was published.
     `stage` is what to make: other than WHOLE only for a checkpoint with a `base`. In REST, `below` is the
-    digest of the list of the packages that the layer below has ("": none). What BASE has found out already,
-    a text in the package store, it hands on with `hand_on(sha256)`; in the REST that follows, `handed` is
-    this digest ("": another attempt has made the base).
+    digest of the list of the packages that the layer below has ("": none). What BASE has found out already
+    it hands on with `hand_on(text)`; in the REST that follows, `handed` is this text ("": another attempt has
+    made the base).
     `locked` is what to use in place of the repositories: then nothing comes from the network.
     `claim(kind, name)` precedes the creation of anything that could outlive the worker, and returns
     when the event log has it (see `dcd.platform.resources`). `attempt` names this attempt among all on

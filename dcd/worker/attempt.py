@@ -127,8 +127,8 @@ class _Pipe:
     def resolve(self, digest: str) -> None:
         self.resolved = digest
 
-    def hand_on(self, digest: str) -> None:
-        self.handed = digest
+    def hand_on(self, text: str) -> None:
+        self.handed = text
 
     def claim(self, kind: str, name: str) -> None:
         if kind not in RELEASE:

@@ -58,13 +58,12 @@ def choose_base(
 ) -> Chosen:
     """The packages of the base, and ahead those of the rest; all of them are handed on. When apt finds no
     solution for both together, the download of these tells why."""
-    assert context.packages is not None
     everything = [*variant, *listed]
     with ThreadPoolExecutor(2) as beside:
         base, whole = beside.map(partial(wanted_by_name, apt), (variant, everything))
     if not whole:
         return Chosen(everything, {})
-    context.hand_on(context.packages.add(msgspec.json.encode([*whole.values()])))
+    context.hand_on(msgspec.json.encode([*whole.values()]).decode())
     suits = base.keys() <= whole.keys()
     rest = {name: file for name, file in whole.items() if suits and name not in base}
     return Chosen(variant, base, ahead=rest)
@@ -86,11 +85,12 @@ def choose_rest(
 
 
 def chosen_ahead(context: Context) -> Wanted | None:
-    """What `choose_base` has handed on; None when another attempt has made the base, or it is lost."""
-    text = context.packages.text(context.handed) if context.packages and context.handed else None
-    if text is None:
+    """What `choose_base` has handed on; None when another attempt has made the base."""
+    try:
+        found = msgspec.json.decode(context.handed or "null", type=list[WantedFile] | None)
+    except msgspec.DecodeError:
         return None
-    return {file.name: file for file in msgspec.json.decode(text, type=list[WantedFile])}
+    return None if found is None else {file.name: file for file in found}
 
 
 @contextmanager

@@ -161,25 +161,23 @@ def test_another_solution_on_the_base_does_not_suit_it(
 
 
 def test_the_rest_takes_over_the_choice_that_was_made_with_the_base(
-    bench: Any, offered: Any, packages: Packages, monkeypatch: pytest.MonkeyPatch
+    bench: Any, offered: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(deb, "_BASE", {"essential": VARIANT})
     doc = bench.doc(software(install("other"), SUITE, image='variant="essential"'))
-    lent = packages.lend("base", "packages")
-    context = replace(bench.context(doc), packages=lent, stage=Stage.BASE)
+    context = replace(bench.context(doc), stage=Stage.BASE)
     handed: list[str] = []
     with installed(bench) as place:
         apt = {"APT_CONFIG": str(place.settings)}
         choose_base(replace(context, hand_on=handed.append), apt, VARIANT, ("other",))
-    packages.take_in(lent)
-    later = replace(context, packages=packages.lend("rest"), handed=handed[0], stage=Stage.REST)
+    later = replace(context, handed=handed[0], stage=Stage.REST)
     chosen = chosen_ahead(later)
     assert names_of(chosen) == {"app", "lib", "other"}
     with installed(bench, "app", "lib") as place:
         computed = choose_rest(place, VARIANT, ("other",))
         assert choose_rest(place, VARIANT, ("other",), chosen) == computed
-    packages.remove(handed[0])
-    assert chosen_ahead(later) is None, "it is computed again"
+    for unknown in ("", "{}", "no list"):
+        assert chosen_ahead(replace(later, handed=unknown)) is None, "it is computed again"
 
 
 def test_packages_without_a_solution_fail_before_the_base_is_made(
