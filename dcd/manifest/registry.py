@@ -48,11 +48,9 @@ class Registry:
 
     def adding(self, *new: type[DataObject]) -> Self:
         """This registry with more classes."""
-        return (
-            self
-            if not new
-            else type(self)(tuple(sorted((*self.classes, *new), key=lambda cls: cls.PRIORITY)))
-        )
+        if not new:
+            return self
+        return type(self)(tuple(sorted((*self.classes, *new), key=lambda cls: cls.PRIORITY)))
 
     def handler(self, element: Element) -> type[DataObject] | None:
         """The class that imports the element, or None."""

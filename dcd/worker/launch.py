@@ -44,8 +44,8 @@ KILLED_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How an attempt ended, after so many seconds; the artifacts that it delivered, `document` as in
-    `handed` as in `dcd.worker.messages.Saved`, `left`, `warnings`, `resolved` and `publications` as in
+    """How an attempt ended, after so many seconds; the artifacts that it delivered, `document` and `handed`
+    as in `dcd.worker.messages.Saved`, `left`, `warnings`, `resolved` and `publications` as in
     CheckpointCompleted."""
 
     outcome: Outcome

@@ -59,10 +59,8 @@ def test_the_doctor_says_so(hardened: Daemon) -> None:
 
 def test_root_without_the_capability_hears_of_it() -> None:
     asked = "from dcd.worker.permission import require_namespaces; require_namespaces()"
-    command = ["setpriv", "--bounding-set", "-sys_admin", "--inh-caps", "-sys_admin"]
-    refused = subprocess.run(
-        [*command, sys.executable, "-c", asked], capture_output=True, text=True
-    )
+    command = [*WITHOUT_CAPABILITY, sys.executable, "-c", asked]
+    refused = subprocess.run(command, capture_output=True, text=True)
     assert "this host lets root make no namespaces" in refused.stderr
     assert "--privileged" in refused.stderr
 

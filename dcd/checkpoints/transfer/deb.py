@@ -321,9 +321,9 @@ class TransferDEB(Checkpoint):
                     repositories = partial(capture_repositories, context, place, apt, sources)
                     used = beside.submit(Resolved if locked else repositories)
                     filled = fill_cache(context, place, chosen.wanted)
-                    lacking = chosen.wanted.keys() - filled
-                    lacking -= fetch_at_once(place, online, chosen.wanted, lacking, progress)
-                    if lacking or not (chosen.whole or chosen.wanted):
+                    missing = [file for name, file in chosen.wanted.items() if name not in filled]
+                    fetched = fetch_at_once(place, online, missing, progress)
+                    if len(fetched) < len(missing) or not (chosen.whole or chosen.wanted):
                         fetch(software, chosen.names, sources, online, progress)
             if locked:
                 resolve_locked(context, place, chosen.wanted, below)

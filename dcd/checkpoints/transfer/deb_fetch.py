@@ -2,17 +2,17 @@
 
 import os
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
 from dcd.checkpoints.transfer.deb_progress import Progress
-from dcd.checkpoints.transfer.deb_store import Wanted
 from dcd.manifest.objects.software import Software, SoftwareData
 from dcd.platform.apt import Source
 from dcd.platform.apt_root import (
     ARCHIVES,
     Environment,
     Place,
+    WantedFile,
     download,
     download_files,
     similar_packages,
@@ -30,15 +30,10 @@ _UNKNOWN = re.compile(
 
 
 def fetch_at_once(
-    place: Place,
-    environment: Environment,
-    wanted: Wanted,
-    names: Collection[str],
-    progress: Progress,
+    place: Place, environment: Environment, files: Iterable[WantedFile], progress: Progress
 ) -> set[str]:
-    """Fetch those of the packages `wanted` that `names` has into the package cache, over several connections.
-    Returns the names of what is there. What fails is left to `fetch`, which tries again and tells why."""
-    files = [wanted[name] for name in sorted(names)]
+    """Fetch packages into the package cache, over several connections. Returns the names of those that are
+    there. What fails is left to `fetch`, which tries again and tells why."""
     remote = [file for file in files if file.uri.startswith(("http:", "https:"))]
     # Else apt cannot download as its own user.
     if not remote or not may_set_owners():

@@ -38,7 +38,8 @@ def fetched(bench: Any, names: set[str]) -> tuple[set[str], set[str], list[Repor
         with transfers(place, host_apt(), sources) as online:
             update(online, sources)
             wanted = wanted_by_name(apt, NAMES)
-            said = fetch_at_once(place, online, wanted, names, Progress(reports.append))
+            chosen = [wanted[name] for name in names]
+            said = fetch_at_once(place, online, chosen, Progress(reports.append))
     archives: Path = bench.image / ARCHIVES
     owners = {file.stat().st_uid for file in archives.glob("*.deb")}
     assert owners <= {os.geteuid()}, "nothing of apt's user stays in reach"
