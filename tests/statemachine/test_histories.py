@@ -322,6 +322,7 @@ def histories(
     return Histories
 
 
+@pytest.mark.slow
 def test_any_history_keeps_the_invariants(
     make_plan: Callable[..., Plan], begin: Callable[..., Any]
 ) -> None:

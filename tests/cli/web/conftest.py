@@ -20,8 +20,9 @@ GUEST = 65534
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """All share a daemon, and most a browser."""
+    here = f"{Path(__file__).parent}/"
     for item in items:
-        if Path(__file__).parent in item.path.parents:
+        if str(item.path).startswith(here):
             item.add_marker(pytest.mark.daemon)
 
 

@@ -14,6 +14,8 @@ from store.eventlog.postgresql import members
 from store.eventlog.postgresql.connection import connect
 from tests.postgresql import Cluster
 
+pytestmark = pytest.mark.slow
+
 LOST_SECONDS = 120.0
 
 

@@ -162,7 +162,7 @@ def farm(server: Cluster, new_farm: Callable[[], str], tmp_path: Path) -> Postgr
     return Postgresql(server, new_farm(), tmp_path)
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
 def database(request: pytest.FixtureRequest, path: Path) -> Database:
     """An empty log, on each database. In PostgreSQL facts need no epoch, so that both suites can append them
     as people's commands; test_eventlog_fence.py has the rules of a farm."""

@@ -145,10 +145,11 @@ BACK_ENDS = {
 }
 
 
-# zfs-fuse takes about half a second for each test.
+# `make check` has those that need no file system of their own.
 @pytest.fixture(
     params=[
-        pytest.param(name, marks=pytest.mark.slow if name == "zfs" else ()) for name in BACK_ENDS
+        pytest.param(name, marks=pytest.mark.slow if needed else ())
+        for name, (_, needed) in BACK_ENDS.items()
     ]
 )
 def subject(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Subject]:
