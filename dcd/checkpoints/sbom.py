@@ -31,7 +31,7 @@ from dcd.checkpoints.packages import PACKAGE_LIST, architecture_of, debian_list
 from dcd.checkpoints.times import source_date_epoch
 from dcd.manifest.diagnostics import Diagnostic, warning
 from dcd.manifest.doc import DataObjectCache, distro
-from dcd.platform.host_parts import SUFFIX, host_package
+from dcd.platform.host_parts import SUFFIX, entering_packages
 from dcd.platform.inside import read, regular_file
 from dcd.platform.sbom_libraries import REMEDY, library_versions, missing_libraries
 from statemachine.errors import CheckpointError, NoPackageDatabase, Unprepared
@@ -101,9 +101,8 @@ class WriteSBOM(Checkpoint):
             f"{name}{SUFFIX}": found or "not installed"
             for name, found in library_versions().items()
         }
-        for tool in TOOLS.values():
-            if tool.enters and (about := host_package(tool.package)):
-                state[f"package {tool.package}{SUFFIX}"] = about
+        for package, about in entering_packages().items():
+            state[f"package {package}{SUFFIX}"] = about
         return state
 
     def execute(self, context: Context) -> None:

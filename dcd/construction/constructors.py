@@ -251,6 +251,13 @@ def code_digest(factory: CheckpointFactory) -> str:
     return digest.hexdigest()
 
 
+def learn_imports() -> None:
+    """Read which modules the project's checkpoints import, for `code_digest`: a process forked from this one
+    does not parse them again while they are unchanged."""
+    for module in own_modules():
+        _sources(module)
+
+
 def _permit(module_name: str, mod_path: str, allowed: Collection[str]) -> None:
     if not all(part.isidentifier() for part in module_name.split(".")):
         raise Unresolved(

@@ -20,9 +20,11 @@ import signal
 import socket
 import traceback
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
+from dcd.construction.constructors import learn_imports
 from dcd.construction.preload import preload
 from dcd.manifest.plugins import installed_registry
 from dcd.planner.border import (
@@ -42,7 +44,7 @@ from dcd.planner.confinement import Reach, confine_planner, own_directory
 from dcd.planner.request import KILL, ORDER, Order
 from dcd.planner.tasks import captured_files
 from dcd.platform import sight
-from dcd.platform.host_parts import host_parts
+from dcd.platform.host_parts import entering_packages, host_parts, present_apt
 from statemachine.errors import DcdError, Unprepared
 from store.host.forking import close_all_but, patiently
 from store.host.tools import TOOLS
@@ -134,9 +136,7 @@ def serve(control: socket.socket, reach: Reach | None) -> None:
             ready = {key.fileobj for key, _ in selector.select(_LOOK_SECONDS[min(idle, 1)])}
             if not ready:
                 idle += 1
-                # Planners inherit the facts about the host; unchanged files are not read again.
-                with contextlib.suppress(DcdError, OSError):
-                    host_parts(TOOLS)
+                _learn()
             if woken in ready:
                 with contextlib.suppress(BlockingIOError):
                     woken.recv(4096)
@@ -165,6 +165,14 @@ def _import_everything() -> None:
     with contextlib.suppress(DcdError):
         installed_registry()
     preload()
+
+
+def _learn() -> None:
+    """Look up what nearly every plan covers of the code and of the host. Planners inherit it, and look again
+    only at what has changed."""
+    for look in (learn_imports, partial(host_parts, TOOLS), entering_packages, present_apt):
+        with contextlib.suppress(DcdError, OSError):
+            look()
 
 
 def _answer(order: Order, connection: socket.socket, reach: Reach | None) -> NoReturn:

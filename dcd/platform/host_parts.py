@@ -18,11 +18,12 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from dcd.platform.sight import require_shown
+from dcd.platform.apt import HostApt, host_apt
+from dcd.platform.sight import is_limited, require_shown
 from statemachine.errors import DcdError, Unprepared
 from store.host.process import run
 from store.host.regular import open_regular
-from store.host.tools import tool_named
+from store.host.tools import TOOLS, tool_named
 from store.host.versions import version
 
 SUFFIX = " of the host"
@@ -86,6 +87,27 @@ def _described(package: str, identity: Identity) -> str | None:
     except DcdError:
         return None
     return shown.stdout.strip() or None
+
+
+def entering_packages() -> dict[str, str]:
+    """The packages of this host whose files become parts of images (`Tool.enters`), each as `host_package`
+    describes it."""
+    packages = [tool.package for tool in TOOLS.values() if tool.enters]
+    return {each: about for each in packages if (about := host_package(each))}
+
+
+def present_apt() -> HostApt:
+    """The configuration of the host's apt, like `host_apt`. A planner sees a copy of apt's settings that
+    nothing changes (`dcd.platform.sight`): there apt is asked once until packages of the host change."""
+    if not is_limited() or not _DPKG_STATUS.exists():
+        return host_apt()
+    return _apt(_identity(_DPKG_STATUS.stat()))
+
+
+@functools.lru_cache(maxsize=1)
+def _apt(identity: Identity) -> HostApt:
+    """The configuration; `identity` is only a key of the cache."""
+    return host_apt()
 
 
 def file_digest(path: Path) -> str:

@@ -14,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from statemachine.errors import CheckpointError
 from store.host.durable import write_file
@@ -21,6 +22,7 @@ from store.host.idle import run_idle
 from store.layers.content import (
     CONTENT,
     EMPTY,
+    FINGERPRINT,
     TICK_NS,
     Content,
     Difference,
@@ -40,7 +42,17 @@ from store.layers.content import (
 )
 from store.layers.delta import merged, whole
 from store.layers.trees import Trees
-from store.layers.walk import LARGEST_BYTES, NOTHING, Known, Tree, describe, fingerprint_of, prints
+from store.layers.walk import (
+    LARGEST_BYTES,
+    NOTHING,
+    Known,
+    Tree,
+    describe,
+    fingerprint_of,
+    listings,
+    prints_of,
+    state_of,
+)
 
 _REMEMBERED, _MOST_LINES = 2, 50_000
 """The number of manifests in memory, and the lines of the longest: the commit of a checkpoint needs that of
@@ -58,7 +70,14 @@ _NAMED = 5
 
 
 _FILES = 1000
-"""The number of manifests whose digests are in memory."""
+"""The number of manifests whose digests are in memory, and of fingerprints with the state of a tree that was
+found unchanged by them, as a digest."""
+
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
+
+_File = tuple[int, ...]
+"""A tuple that changes when a file does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +95,8 @@ class Contents:
         self._trees = trees
         self._lock = threading.Lock()
         self._remembered: OrderedDict[str, Content] = OrderedDict()
-        self._files: OrderedDict[tuple[int, ...], tuple[str, bytes | None]] = OrderedDict()
+        self._files: OrderedDict[_File, tuple[str, bytes | None]] = OrderedDict()
+        self._states: OrderedDict[_File | None, bytes] = OrderedDict()
 
     def record(
         self, layer: Path, chain: Sequence[Sealed], newest: int | None
@@ -114,8 +134,11 @@ class Contents:
 
     def _differences(self, chain: Sequence[Sealed], whole: bool) -> list[Difference]:
         layer = chain[0]
+        file = _identity(layer.directory / FINGERPRINT)
+        if not whole and self._is_as_found(layer, file):
+            return []
         fingerprint = None if whole else read_fingerprint(layer.directory)
-        if fingerprint is not None and self._is_unchanged(layer, fingerprint):
+        if fingerprint is not None and self._is_unchanged(layer, file, fingerprint):
             return []
         recorded, known = _recorded(layer), NOTHING
         if recorded is not None and fingerprint is not None:
@@ -131,41 +154,50 @@ class Contents:
             return [Difference(CONTENT, ("removed",))]
         return differences(recorded, content)
 
-    def _is_unchanged(self, layer: Sealed, fingerprint: Fingerprint) -> bool:
+    def _is_as_found(self, layer: Sealed, file: _File | None) -> bool:
+        """Like `_is_unchanged`, for a layer that an earlier check found unchanged by the fingerprint in the
+        same `file`, which is not read again."""
+        with self._lock:
+            known = self._states.get(file)
+        if known is None:
+            return False
+        state = hashlib.sha256()
+        for listing in listings(self._trees.tree(layer.directory)):
+            state.update(state_of(listing))
+        return state.digest() == known and self._has_files(layer)
+
+    def _is_unchanged(self, layer: Sealed, file: _File | None, fingerprint: Fingerprint) -> bool:
         """Whether a layer certainly has the entries of its fingerprint, its document and its manifest."""
-        found = 0
-        for key, entry in prints(self._trees.tree(layer.directory)):
-            if not fingerprint.shows_unchanged(key, entry):
-                return False
-            found += 1
+        found, state = 0, hashlib.sha256()
+        for listing in listings(self._trees.tree(layer.directory)):
+            state.update(state_of(listing))
+            for key, entry in prints_of(listing):
+                if not fingerprint.shows_unchanged(key, entry):
+                    return False
+                found += 1
         if found != len(fingerprint.prints):
             return False
+        with self._lock:
+            _remember(self._states, file, state.digest())
+        return self._has_files(layer)
+
+    def _has_files(self, layer: Sealed) -> bool:
+        """Whether a layer has its manifest, and the document that this describes."""
         digest, document = self._file_of(layer.directory)
         return digest == layer.digest and document == document_line(read_document(layer.directory))
 
     def _file_of(self, layer: Path) -> tuple[str, bytes | None]:
         """The digest of the manifest that a layer keeps ("" for none), and its line for the document.
         Remembered for a file, which many layers may share."""
-        try:
-            status = (layer / CONTENT).stat()
-        except FileNotFoundError:
+        if (file := _identity(layer / CONTENT)) is None:
             return "", None
-        file = (
-            status.st_dev,
-            status.st_ino,
-            status.st_size,
-            status.st_mtime_ns,
-            status.st_ctime_ns,
-        )
         with self._lock:
             if (known := self._files.get(file)) is not None:
                 return known
         text = read_text(layer) or b""
         described = hashlib.sha256(text).hexdigest(), line_of_document(text)
         with self._lock:
-            while len(self._files) >= _FILES:
-                self._files.popitem(last=False)
-            self._files[file] = described
+            _remember(self._files, file, described)
         return described
 
     def of(self, chain: Sequence[Sealed]) -> Content:
@@ -218,6 +250,21 @@ class Contents:
             self._remembered.move_to_end(content.digest)
             while len(self._remembered) > _REMEMBERED:
                 self._remembered.popitem(last=False)
+
+
+def _identity(path: Path) -> _File | None:
+    """The identity of a file; None for none."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_dev, *fingerprint_of(status)
+
+
+def _remember(known: OrderedDict[_Key, _Value], key: _Key, value: _Value) -> None:
+    while len(known) >= _FILES:
+        known.popitem(last=False)
+    known[key] = value
 
 
 def _recorded(layer: Sealed) -> Content | None:

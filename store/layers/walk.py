@@ -133,14 +133,35 @@ def describe(
         os.close(root)
 
 
-def prints(tree: Path) -> Iterator[tuple[bytes, Print]]:
-    """The path and the fingerprint of each entry of a tree, of which nothing is read."""
+Listing = tuple[str, Sequence[tuple[str, os.stat_result]]]
+"""The path of a directory of a tree ("": the root), and the names and statuses of its entries."""
+
+
+def listings(tree: Path) -> Iterator[Listing]:
+    """Each directory of a tree, of which nothing is read."""
     root = os.open(tree, _DIRECTORY)
     try:
-        for _, _, path, status in _statuses(root):
-            yield key_of(path), fingerprint_of(status)
+        for _, where, found in _directories(root):
+            yield where, found
     finally:
         os.close(root)
+
+
+def prints_of(listing: Listing) -> Iterator[tuple[bytes, Print]]:
+    """The path and the fingerprint of each entry of a directory."""
+    where, found = listing
+    for name, status in found:
+        yield key_of(_joined(where, name)), fingerprint_of(status)
+
+
+def state_of(listing: Listing) -> bytes:
+    """What the fingerprints of a directory's entries are made of, with their names, as a text."""
+    where, found = listing
+    lines = [
+        f"{name}/{each.st_ino} {each.st_size} {each.st_mtime_ns} {each.st_ctime_ns}"
+        for name, each in found
+    ]
+    return os.fsencode("\0".join([where, *lines, "\0"]))
 
 
 def _entries(root: int, stacked: bool, newest: int | None, known: Known) -> Iterator[Found]:
@@ -179,20 +200,32 @@ def _statuses(
     """Each entry: the descriptor of its directory, its name, its path and its status, after its time has been
     set back."""
     newest_ns = None if newest is None else newest * 1_000_000_000
+    for directory, where, found in _directories(root):
+        for name, status in found:
+            hides = stacked and _hides(status)
+            if newest_ns is not None and status.st_mtime_ns > newest_ns and not hides:
+                status = _set_back(directory, name, newest_ns)
+            yield directory, name, _joined(where, name), status
+
+
+def _directories(root: int) -> Iterator[tuple[int, str, Sequence[tuple[str, os.stat_result]]]]:
+    """Each directory: its descriptor, its path, and its entries as in a `Listing`."""
     pending: list[tuple[str, os.stat_result]] = [("", os.fstat(root))]
     while pending:
         where, expected = pending.pop()
         with _opened(root, where, _DIRECTORY, expected) as directory:
             with os.scandir(directory) as entries:
                 found = [(entry.name, entry.stat(follow_symlinks=False)) for entry in entries]
-            for name, status in found:
-                hides = stacked and _hides(status)
-                if newest_ns is not None and status.st_mtime_ns > newest_ns and not hides:
-                    status = _set_back(directory, name, newest_ns)
-                path = f"{where}/{name}" if where else name
-                if stat.S_ISDIR(status.st_mode):
-                    pending.append((path, status))
-                yield directory, name, path, status
+            pending += [
+                (_joined(where, name), status)
+                for name, status in found
+                if stat.S_ISDIR(status.st_mode)
+            ]
+            yield directory, where, found
+
+
+def _joined(where: str, name: str) -> str:
+    return f"{where}/{name}" if where else name
 
 
 def _set_back(directory: int, name: str, newest_ns: int) -> os.stat_result:

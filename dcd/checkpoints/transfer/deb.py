@@ -99,7 +99,7 @@ from dcd.manifest.doc import DataObjectCache, checkpoints_of, distro, software_f
 from dcd.manifest.lock import LockedTransfer
 from dcd.manifest.objects.software import Image, Repository, Software, SoftwareData
 from dcd.platform import foreign
-from dcd.platform.apt import Source, host_apt
+from dcd.platform.apt import Source
 from dcd.platform.apt_root import (
     ARCHIVES,
     LISTS,
@@ -113,6 +113,7 @@ from dcd.platform.apt_root import (
     update,
 )
 from dcd.platform.asking import ask_releases, local_path
+from dcd.platform.host_parts import present_apt
 from dcd.platform.inside import exists, read, require_no_links, resolve
 from statemachine.errors import CheckpointError
 from store.resolved import Resolved
@@ -254,7 +255,7 @@ class TransferDEB(Checkpoint):
         software = software_of(doc, self, "DEB")
         if self.known is not None:
             return {**known_state(software, self.known), **default_architecture(software)}
-        host = host_apt()
+        host = present_apt()
         sources = sources_of(software, host.sources)
         proxy = distro(doc).http_proxy or ""
         state = ask_releases(sources, host, proxy, patient=self.patient)

@@ -5,6 +5,7 @@ import json
 import os
 import stat
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from store.layers.content import CONTENT, differences, parse, read_fingerprint, read_text
 from store.layers.delta import whole
 from store.layers.interface import LayerRecord
-from store.layers.walk import describe, prints
+from store.layers.walk import describe, listings, prints_of
 from tests.store.layers.conftest import Subject, key_of
 
 pytestmark = pytest.mark.root
@@ -159,7 +160,8 @@ def test_the_fingerprint_is_what_the_committed_tree_shows(subject: Subject) -> N
     layer = subject.store.directory / key_of("one")
     fingerprint = read_fingerprint(layer)
     assert fingerprint is not None
-    assert fingerprint.prints == dict(prints(subject.store._trees.tree(layer)))
+    found = listings(subject.store._trees.tree(layer))
+    assert fingerprint.prints == dict(chain.from_iterable(map(prints_of, found)))
 
 
 def test_the_group_of_artifacts_is_the_hosts_affair(subject: Subject) -> None:

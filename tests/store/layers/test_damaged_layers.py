@@ -158,6 +158,37 @@ def test_an_unchanged_layer_is_not_read_again(
         check(layers, whole=True)
 
 
+@pytest.mark.parametrize("change", ["bit", "added"])
+def test_a_layer_that_was_found_unchanged_is_compared_with_that_state(
+    layers: Subject, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    time.sleep(2.1 if layers.time_grain_ns > 1 else 0.1)  # as above
+    for _ in range(2):
+        assert check(layers).state == "unchanged"
+    with monkeypatch.context() as without:
+        without.delattr("store.layers.integrity.read_fingerprint")
+        assert check(layers).state == "unchanged"
+    work, expected = CHANGES[change]
+    work(tree(layers) / "pkg_image")
+
+    found = check(layers)
+
+    assert found.state == "damaged"
+    assert expected in found.damage
+
+
+def test_another_fingerprint_is_read(layers: Subject) -> None:
+    time.sleep(2.1 if layers.time_grain_ns > 1 else 0.1)
+    for _ in range(2):
+        assert check(layers).state == "unchanged"
+    fingerprint = layers.store.directory / key_of("one") / FINGERPRINT
+    before = fingerprint.read_bytes()
+    fingerprint.write_bytes(b"rubbish")
+    assert check(layers).state == "unchanged"
+    assert fingerprint.read_bytes() != b"rubbish"
+    assert fingerprint.read_bytes() != before
+
+
 @pytest.mark.parametrize("name", ["one", "two"])
 @pytest.mark.parametrize("loss", ["gone", "cut", "edited"])
 def test_a_manifest_that_is_lost_is_made_again_from_what_it_described(
