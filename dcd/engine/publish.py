@@ -47,12 +47,17 @@ async def publish(
         artifact = replace(written, evidence=evidence)
         return await record(state.id, ArtifactPublished(artifact, exported))
 
-    for artifact in state.unpublished:
-        key = _key(state, artifact)
-        delivered = await asyncio.to_thread(stores.privileged.publish, state.id, artifact, key)
-        state = await record(state.id, ArtifactPublished(delivered))
     secret = WithSecrets(state.manifest, state.parameters, epoch=state.source_date_epoch)
-    without = await planner.ask(WITHHOLD, secret)
+    withholding = asyncio.ensure_future(planner.ask(WITHHOLD, secret))
+    try:
+        for artifact in state.unpublished:
+            key = _key(state, artifact)
+            delivered = await asyncio.to_thread(stores.privileged.publish, state.id, artifact, key)
+            state = await record(state.id, ArtifactPublished(delivered))
+        without = await withholding
+    finally:
+        withholding.cancel()
+        await asyncio.gather(withholding, return_exceptions=True)
     state = await write(f"{state.name}.xml", "xml", _delivered(without), exported=without.exported)
     state = await write(SUMS, "text", _sums(state, evidence=False))
     events = await read(state.id)

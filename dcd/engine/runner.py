@@ -250,6 +250,8 @@ class Runner:
         """Check the layer of that key, and those below it that this build has not checked, before it uses
         them for the first time. The state after the event that one is damaged, None when none is."""
         sound, layers = self._sound.setdefault(state.id, set()), self.stores.layers
+        if key in sound:
+            return None  # as each step finds for all checkpoints before it: no thread for that
         for each in await asyncio.to_thread(unchecked, layers, key, sound):
             try:
                 with self.builds.broadcast.waiting(state.id, "a check of a layer"):

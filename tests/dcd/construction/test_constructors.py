@@ -17,6 +17,7 @@ from dcd.construction.constructors import (
     code_digest,
     construct,
     factories,
+    learn_imports,
     own_modules,
     resolve,
 )
@@ -309,3 +310,14 @@ def test_the_codes_digest_covers_the_module_and_what_it_imports_of_its_package(
     assert len(seen) == 4
     for name in [name for name in sys.modules if name.startswith(("digested_", "outer_"))]:
         del sys.modules[name]
+
+
+def test_learned_modules_are_not_parsed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    factory = resolve("dcd/checkpoints/custom_script", "CustomScript")
+    before = code_digest(factory)
+    learn_imports()
+    monkeypatch.delattr("ast.parse")
+    for module in own_modules():
+        for each in factories(importlib.import_module(module)).values():
+            assert code_digest(each)
+    assert code_digest(factory) == before

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from dcd.platform import host_parts as parts
-from dcd.platform.host_parts import file_digest, host_parts
+from dcd.platform.apt import HostApt
+from dcd.platform.host_parts import file_digest, host_parts, present_apt
 from statemachine.errors import Unprepared
 from store.host.tools import TOOLS, Tool
 
@@ -132,3 +133,34 @@ def test_files_are_read_once_for_each_state_of_theirs(tmp_path: Path) -> None:
     assert parts._file_digest.cache_info().hits == known + 1
     path.write_text("two")
     assert file_digest(path) != first
+
+
+@pytest.fixture
+def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[HostApt]:
+    """The answers of apt about its configuration, on a host whose packages are in `tmp_path`/status."""
+    answers: list[HostApt] = []
+
+    def answer() -> HostApt:
+        answers.append(HostApt((), f"{len(answers)}", ""))
+        return answers[-1]
+
+    (tmp_path / "status").write_text("")
+    monkeypatch.setattr(parts, "_DPKG_STATUS", tmp_path / "status")
+    monkeypatch.setattr(parts, "host_apt", answer)
+    return answers
+
+
+def test_apt_is_asked_once_where_its_settings_cannot_change(
+    asked: list[HostApt], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dcd.platform.sight._in_sight", ())
+    assert present_apt() is present_apt() is asked[0]
+    replace_file(tmp_path / "status", b"another package")
+    assert present_apt() is present_apt() is asked[1]
+    (tmp_path / "status").unlink()
+    assert present_apt() is not present_apt()
+
+
+def test_elsewhere_apt_is_asked_each_time(asked: list[HostApt]) -> None:
+    assert [present_apt(), present_apt()] == asked
+    assert len(asked) == 2
