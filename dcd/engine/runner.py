@@ -56,6 +56,7 @@ from statemachine.steps import Deliver, RunCheckpoint, next_step
 from store.eventlog import Fenced
 from store.host import space
 from store.host.boot import boot_id
+from store.host.conversation import Gone
 from store.host.durable import DiskFull
 from store.layers import Layer
 
@@ -325,6 +326,8 @@ class Runner:
         name = state.plan.checkpoints[index].name
         try:
             external = await self._external(state, index)
+        except Gone:
+            raise
         except DcdError as error:
             return await self._record(state, FailCheckpoint(name, ErrorInfo.of(error)))
         plan = state.plan if external is None else with_external(state.plan, index, external)

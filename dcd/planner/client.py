@@ -175,10 +175,16 @@ class Planner:
         """The answer, after the planner has been shown the paths of the host that the question is about."""
         body = encode_question(task, question)
         asked: tuple[Path, ...] = ()
+        deaths = 0
         while True:
             try:
                 async with self._planner(asked) as connection:
                     return await _conversation(connection, task, body, waits)
+            except _ForkerDied:
+                # Not the question's fault, unless it happens again.
+                deaths += 1
+                if deaths > 1:
+                    raise _died(1) from None
             except Unseen as unseen:
                 new = set(unseen.paths) - set(asked)
                 if not new or len(asked) + len(new) > MOST_PATHS:
@@ -203,6 +209,9 @@ class Planner:
                 forker = self._forked(order, its, asked)
             try:
                 yield mine
+            except _ForkerDied:
+                self._forget(forker)
+                raise
             finally:
                 self._killed(number, forker)
 
@@ -218,9 +227,7 @@ class Planner:
         except OSError:
             if asked:
                 raise
-            logger.error("the process that forks planners died; it is being restarted")
-            forker.end()
-            self._forker = None
+            self._forget(forker)
             forker = self._started(asked)
             try:
                 forker.order(order, connection)
@@ -237,6 +244,13 @@ class Planner:
         if self._forker is None:
             self._forker = Forker(self._settings(), self._start)
         return self._forker
+
+    def _forget(self, forker: Forker) -> None:
+        """Have another process forked instead of one that has died."""
+        if forker is self._forker:
+            logger.error("the process that forks planners died; it is being restarted")
+            forker.end()
+            self._forker = None
 
     def _killed(self, number: int, forker: Forker) -> None:
         # A planner that has already ended needs no kill; with the process that forked it, it has ended.
@@ -263,6 +277,10 @@ def _processors() -> int:
     return os.cpu_count() or 2
 
 
+class _ForkerDied(Exception):
+    """The process that forks planners has died, and with it the planner."""
+
+
 async def _conversation(
     connection: socket.socket,
     task: Task[Any, Any],
@@ -286,7 +304,7 @@ async def _conversation(
         else:
             raise _died(int(content))
     if said is None:
-        raise _died(1)
+        raise _ForkerDied
     kind, content = said
     if kind == ERROR:
         raise decode_error(content)

@@ -263,6 +263,22 @@ def test_the_daemon_goes_on_when_the_process_that_forks_planners_dies(planner: P
     assert asyncio.run(planner.ask(PLAN, SMALL, ADA)).name == "small"
 
 
+def test_a_question_is_asked_again_once_when_that_process_dies_before_the_answer(
+    planner: Planner, silent_mirror: tuple[Manifest, list[socket.socket]]
+) -> None:
+    waiting, connections = silent_mirror
+
+    async def ask() -> None:
+        asking = asyncio.ensure_future(planner.ask(PLAN, waiting, ADA))
+        for times in (1, 2):
+            await happened(lambda times=times: len(connections) >= times)  # type: ignore[misc]
+            await asyncio.to_thread(kill_forker, planner)
+        with pytest.raises(Unprepared, match="ended without an answer"):
+            await asking
+
+    asyncio.run(ask())
+
+
 @pytest.mark.parametrize("dies", [False, True], ids=["asked", "started again"])
 def test_want_of_files_is_reported_and_passes(planner: Planner, no_file_left, dies: bool) -> None:
     async def ask() -> None:
