@@ -26,6 +26,7 @@ from typing import NoReturn
 
 from dcd.construction.constructors import learn_imports
 from dcd.construction.preload import preload
+from dcd.manifest.characters import is_xml_text
 from dcd.manifest.plugins import installed_registry
 from dcd.planner.border import (
     ANSWER,
@@ -165,6 +166,7 @@ def _import_everything() -> None:
     with contextlib.suppress(DcdError):
         installed_registry()
     preload()
+    is_xml_text("")  # compiles its pattern, which takes milliseconds
 
 
 def _learn() -> None:
