@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from dcd.worker.recover import leftover_workers
+from tests.conftest import SETTLED
 from tests.system.plain_qemu import console_with
 from tests.system.repetition import assert_identical_again, without_boots
 
@@ -46,8 +47,8 @@ BOOT_SECONDS = 800.0
 @pytest.fixture
 def manifest(tmp_path: Path) -> Path:
     """The example, in a directory where it may be changed. Its checkpoint boots it with UEFI only, until its
-    init runs from the medium: with BIOS, the tutorial's test boots it as a CD, and this one as a stick, to
-    the login."""
+    init runs from the medium: with BIOS, the tutorial's test boots it as a CD, to its kernel, and this one as
+    a stick, to the login."""
     copies = tmp_path / "examples"
     shutil.copytree(EXAMPLES, copies)
     example = copies / "debian-live.xml"
@@ -67,28 +68,39 @@ def test_live_image_survives_sigkill_in_every_checkpoint_boots_and_is_reused(
     cold_daemon: Any, manifest: Path, tmp_path: Path
 ) -> None:
     daemon = cold_daemon.start()
-    build = daemon.submit(manifest)
+    build = daemon.submit(manifest, "--pause-before", "transfer-deb")
     (submitted, *_) = daemon.events(build)
     planned = submitted["data"]["plan"]["checkpoints"]
+    names = [checkpoint["name"] for checkpoint in planned]
 
-    for index, checkpoint in enumerate(planned):
+    killed: list[str] = []
+    for index, (checkpoint, after) in enumerate(zip(planned, [*names[1:], ""], strict=True)):
+        name = checkpoint["name"]
+        daemon.wait(build, "paused")
+        # One that has ended before it was seen to run has the build pause, instead of the next one begin.
+        daemon.ctl("resume", build, *(["--pause-before", after] if after else []))
         program = IN_THE_MIDDLE.get(checkpoint["checkpoint_class"])
-        namespace = wait_for_middle(daemon, build, checkpoint["name"], program)
+        namespace = wait_for_middle(daemon, build, index, program)
+        if namespace is None:
+            assert program is None, f"{name} was not interrupted"
+            continue
         daemon.kill()
         wait_until_gone(namespace)
         assert mounts_and_loops(daemon) == []
         daemon.start()
-        wait_for_attempt(daemon, build, checkpoint["name"], 2)
-        assert list(daemon.state_dir.glob(f"layers/*/.work/{build}.{index}.{2 * index + 1}")) == []
+        wait_until(lambda at=index: attempts(daemon, build)[at] == 2, 120, f"{name}, again")
+        workspace = f"{build}.{index}.{index + len(killed) + 1}"
+        assert list(daemon.state_dir.glob(f"layers/*/.work/{workspace}")) == []
+        killed.append(name)
         interrupted = [e for e in daemon.events(build) if e["type"] == "CheckpointInterrupted"]
         assert [(e["data"]["checkpoint"], e["data"]["cause"]) for e in interrupted] == [
-            (done["name"], "daemon-died") for done in planned[: index + 1]
+            (done, "daemon-died") for done in killed
         ]
         daemon.ctl("events", build, "--verify")
+        daemon.wait(build, "paused", "completed", seconds=600)
 
-    status = daemon.wait(build, "completed", seconds=600)
-    names = [checkpoint["name"] for checkpoint in planned]
-    assert [c["attempts"] for c in status["checkpoints"]] == [2] * len(names)
+    status = daemon.wait(build, "completed")
+    assert attempts(daemon, build) == [2 if name in killed else 1 for name in names]
     assert of_type(daemon, build, "CheckpointCompleted") == names
     assert daemon.leaks() == []
     daemon.ctl("events", build, "--verify")
@@ -137,24 +149,26 @@ def test_live_image_survives_sigkill_in_every_checkpoint_boots_and_is_reused(
     assert daemon.leaks() == []
 
 
-def wait_for_middle(daemon: Any, build: str, checkpoint: str, program: str | None) -> int:
-    """Until the checkpoint's first attempt runs, and `program` in it. Returns its PID namespace."""
+def wait_for_middle(daemon: Any, build: str, index: int, program: str | None) -> int | None:
+    """Until the checkpoint's first attempt runs, and `program` in it. Returns its PID namespace; None when it
+    has ended before that was seen."""
     # A look at one file is cheap also when it is frequent, as it has to be for checkpoints that take no time.
+    checkpoint = daemon.status(build)["checkpoints"][index]["name"]
     log = daemon.state_dir / f"logs/{build}/{checkpoint}.1.log"
     wait_until(log.exists, 300, f"the beginning of {checkpoint}")
     ours = pid_namespace(Path("/proc/self"))
     identity = (daemon.state_dir / "id").read_text().strip()
     prefix = f"{identity}:{build}:{checkpoint}:1"
 
-    def namespace() -> int | None:
+    def namespace() -> tuple[int | None] | None:
         for worker in leftover_workers(prefix):
             found = pid_namespace(Path(f"/proc/{worker.pid}"))
             if found not in (None, ours) and (program is None or program in in_namespace(found)):
-                return found
-        return None
+                return (found,)
+        return (None,) if daemon.status(build)["state"] in SETTLED else None
 
     every = 0.05 if program else 0.005
-    found: int = wait_until(namespace, 300, f"{checkpoint} in its middle", every)
+    (found,) = wait_until(namespace, 300, f"{checkpoint} in its middle", every)
     return found
 
 
@@ -163,17 +177,9 @@ def wait_until_gone(namespace: int) -> None:
     wait_until(lambda: not in_namespace(namespace), GONE_SECONDS, "the end of all processes")
 
 
-def wait_for_attempt(daemon: Any, build: str, checkpoint: str, attempt: int) -> None:
-    """Until that attempt of the checkpoint has started."""
-
-    def started() -> bool:
-        return any(
-            (event["type"], event["data"].get("checkpoint"), event["data"].get("attempt"))
-            == ("CheckpointStarted", checkpoint, attempt)
-            for event in daemon.events(build)
-        )
-
-    wait_until(started, 120, f"attempt {attempt} at {checkpoint}")
+def attempts(daemon: Any, build: str) -> list[int]:
+    """How often each checkpoint was begun."""
+    return [checkpoint["attempts"] for checkpoint in daemon.status(build)["checkpoints"]]
 
 
 def wait_until(look: Callable[[], Any], seconds: float, what: str, every: float = 0.005) -> Any:
@@ -293,10 +299,10 @@ def assert_the_initramfs_mounts_any_medium(iso: Path, target: Path) -> None:
 def assert_netboot_kit_starts_from_the_same_packages(
     daemon: Any, manifest: Path, directory: Path
 ) -> None:
-    """The example of a netboot kit transfers no package again, and boots by iPXE to the login and by GRUB
+    """The example of a netboot kit transfers no package again, and boots by iPXE to its init and by GRUB
     to its kernel. The kit is what the network served, complete, and a product with papers."""
     netboot = manifest.with_name("debian-netboot.xml")
-    replace(netboot, CONSOLE, f"{CONSOLE} loglevel=6")
+    replace(netboot, CONSOLE, f"{CONSOLE} loglevel=7")
     (step,) = re.findall(
         r'<checkpoint name="verify-boot".*?</checkpoint>', netboot.read_text(), re.S
     )
@@ -306,7 +312,7 @@ def assert_netboot_kit_starts_from_the_same_packages(
         step,
         "".join(
             (
-                step.replace(FIRMWARE, "<argitem>bios</argitem>"),
+                step.replace(FIRMWARE, "<argitem>bios</argitem>").replace(LOGIN, INIT_RUNS),
                 with_grub.replace(FIRMWARE, "<argitem>uefi</argitem>"),
             )
         ),
@@ -318,7 +324,7 @@ def assert_netboot_kit_starts_from_the_same_packages(
     assert_sums(artifacts["SHA256SUMS"])
     assert "debian-netboot.tar" in artifacts["SHA256SUMS"].read_text()
     console = artifacts["verify-boot-bios.log"].read_text()
-    assert "debian-netboot login:" in console
+    assert "Hostname set to <debian-netboot>" in console
     assert "filesystem.squashfs 100%" in console
     console = artifacts["verify-grub-uefi.log"].read_text()
     assert "NBP filename is grubnetx64.efi" in console
