@@ -17,6 +17,7 @@ import pytest
 from dcd.worker.marker import PLACEHOLDER
 from dcd.worker.request import MARKER
 
+ROOT = Path(__file__).parents[1]
 ZYGOTE = Path(__file__).with_name("zygote.py")
 COUNTED_TRACE = "points"
 
@@ -199,7 +200,16 @@ def mount_namespace() -> int:
 
 
 def python_here() -> tuple[str, dict[str, str]]:
-    """The Python that programs are started with, and the variables by which it finds modules, among others.
-    A process that another one was started with may know other modules and plug-ins."""
+    """The Python that programs are started with, and the variables that make it another one. A process that
+    another one was started with may know other plug-ins, or be changed at its start. Where PYTHONPATH only
+    adds modules it is left out: the zygote's processes find them too."""
     variables = {name: value for name, value in os.environ.items() if name.startswith("PYTHON")}
+    places = variables.get("PYTHONPATH", "").split(os.pathsep)
+    if all(_only_adds_modules(Path(place)) for place in places if place):
+        variables.pop("PYTHONPATH", None)
     return sys.executable, variables
+
+
+def _only_adds_modules(place: Path) -> bool:
+    changing = ("sitecustomize.py", "*.dist-info", "*.egg-info", "dcd", "cli")
+    return place == ROOT or not any(any(place.glob(name)) for name in changing)

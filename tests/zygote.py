@@ -96,6 +96,8 @@ def _become(
         os.dup2(opened, standard)
         os.close(opened)
     _set_environment(environment)
+    places = environment.get("PYTHONPATH", "").split(os.pathsep)
+    sys.path[:0] = [place for place in places if place and place not in sys.path]
     os.chdir(directory)
     if defect:
         _defects()[defect]()

@@ -18,6 +18,7 @@ from dcd.checkpoints.boot.menu import Entry, Menu, grub_cfg
 from dcd.checkpoints.image.network import apply_network
 from dcd.checkpoints.interface import Context
 from dcd.checkpoints.media.netboot_scripts import grub_network_cfg, ipxe_script
+from dcd.checkpoints.mkisofs import MKISOFS
 from dcd.checkpoints.vm import installed, ovf
 from dcd.checkpoints.vm.answers import sfdisk_script, volumes_table
 from dcd.checkpoints.vm.disk import (
@@ -294,7 +295,7 @@ def product_of_ovf(text: str, directory: Path) -> str:
 def volume_id_of_iso(text: str, directory: Path) -> str:
     """The option -V of xorriso(1), seen in the medium's primary volume descriptor."""
     result = directory / "x.iso"
-    run(["xorriso", "-no_rc", "-as", "mkisofs", "-quiet", "-V", text, "-o", result, directory])
+    run([*MKISOFS, "-V", text, "-o", result, directory])
     with result.open("rb") as file:
         file.seek(16 * 2048 + 40)
         return file.read(32).decode("ascii").rstrip(" ")

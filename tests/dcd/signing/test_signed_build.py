@@ -11,7 +11,7 @@ import pytest
 
 from dcd.signing.new import new_key
 
-pytestmark = [pytest.mark.root, pytest.mark.daemon, pytest.mark.usefixtures("really_started")]
+pytestmark = [pytest.mark.root, pytest.mark.daemon]
 
 SEARCH = """
 tell() { printf 'tell%s\n' " $*"; }
@@ -53,6 +53,7 @@ def signing(cold_daemon: Any, key: Path) -> Any:
     assert daemon.stop() == 0
 
 
+@pytest.mark.usefixtures("really_started")
 def test_worker_with_all_rights_of_a_manifest_and_the_main_process_cannot_read_the_key(
     signing: Any, tmp_path: Path, key: Path
 ) -> None:
