@@ -204,7 +204,8 @@ def label_of_partition(text: str, directory: Path) -> str:
     disk = directory / "disk"
     with disk.open("wb") as file:
         file.truncate(layout.size)
-    run(["sfdisk", "--quiet", disk], stdin=sfdisk_script(layout).encode())
+    # It waits a quarter of a second before the kernel reads a disk again; this one is a file.
+    run(["sfdisk", "--quiet", "--no-tell-kernel", disk], stdin=sfdisk_script(layout).encode())
     found = run(["sfdisk", "--json", disk], capture=True).stdout
     return str(json.loads(found)["partitiontable"]["partitions"][0]["name"])
 
