@@ -16,6 +16,11 @@ import psycopg
 USER = "nobody"
 """PostgreSQL does not run as root."""
 
+MEMORY = Path("/dev/shm")
+MEMORY_BYTES = 2 << 30
+"""Where servers keep their files if so much is free: databases are made and dropped by the hundred, and each
+waits for the disk twice. What survives is a question of processes here, not of disks."""
+
 
 def program(name: str) -> str:
     """A program of the newest PostgreSQL of this host."""
@@ -38,11 +43,17 @@ def _inside(namespace: str) -> list[str]:
     return ["ip", "netns", "exec", namespace, "setpriv", *ids]
 
 
+def _in_memory() -> bool:
+    return MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > MEMORY_BYTES
+
+
 class Cluster:
     """A server, which is stopped at first. Anybody on its socket may be any role. Its files are in a new
-    directory in `directory`, which others must be able to enter."""
+    directory in `directory`, which others must be able to enter; else in memory or in /tmp."""
 
     def __init__(self, copied: "Cluster | None" = None, directory: Path | None = None) -> None:
+        if directory is None and _in_memory():
+            directory = MEMORY
         self.place = Path(tempfile.mkdtemp(prefix="dcd-postgresql-", dir=directory))
         self.place.chmod(0o755)
         self.data = self.place / "data"
@@ -76,7 +87,8 @@ class Cluster:
                 [
                     *(_inside(namespace) if namespace else ()),
                     *(program("postgres"), "-D", str(self.data), "-k", str(self.place), "-h", ""),
-                    *("-c", "max_connections=60", "-c", "shared_buffers=16MB", *given),
+                    *("-c", "max_connections=60", "-c", "shared_buffers=16MB"),
+                    *("-c", "max_wal_size=96MB", *given),
                 ],
                 stdout=log,
                 stderr=log,
