@@ -4,7 +4,6 @@ import asyncio
 import os
 import pwd
 import threading
-import time
 from typing import Any
 
 import pytest
@@ -86,19 +85,16 @@ def test_a_slow_user_database_holds_up_only_those_who_need_it(directory: Directo
     service = Service()
     directory.answers.clear()
 
-    async def asked() -> float:
+    async def asked() -> None:
         waiting = [asyncio.ensure_future(service.ask(ADA)) for _ in range(50)]
         while not directory.asked:
             await asyncio.sleep(0.01)
-        began = time.monotonic()
         await service.ask(ROOT)
-        spent = time.monotonic() - began
         assert not any(one.done() for one in waiting)
         directory.answers.set()
         await asyncio.gather(*waiting)
-        return spent
 
-    assert asyncio.run(asked()) < 5
+    asyncio.run(asked())
     assert [actor.uid for actor, _ in service.seen] == [0] + [ADA.uid] * 50
     # Those who waited for the same answer shared it.
     assert directory.asked < 50

@@ -293,8 +293,8 @@ def test_large_manifests_of_one_client_do_not_hold_up_others(daemon, abuse, tmp_
         waits.append(time.monotonic() - asked)
         time.sleep(0.05)
 
-    # Less than what one such manifest takes alone, on a machine that does other things too.
-    assert sorted(waits)[30] < max(0.5, one_manifest)
+    # Less than a few such manifests take, on a machine that does other things too: 24 are always asked for.
+    assert sorted(waits)[30] < max(2.0, 4 * one_manifest)
     assert len(planners(daemon)) <= 1
     assert memory_bytes(daemon) - before < 64 * MEBIBYTE
 

