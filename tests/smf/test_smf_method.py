@@ -124,6 +124,7 @@ def test_a_missing_command_or_property_is_fatal(service: Service) -> None:
     assert service.method("start").returncode == 95
 
 
+@pytest.mark.slow
 def test_stop_asks_the_daemon_and_waits_for_it(service: Service) -> None:
     service.method("start")
     (pid,) = service.members()
@@ -134,6 +135,7 @@ def test_stop_asks_the_daemon_and_waits_for_it(service: Service) -> None:
     assert not (service.here / "killed").exists()
 
 
+@pytest.mark.slow
 def test_stop_ends_what_the_daemon_left_in_the_contract(service: Service) -> None:
     service.method("start")
     left = subprocess.Popen(["sleep", "1000"])

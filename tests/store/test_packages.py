@@ -196,6 +196,7 @@ print(count)
 """
 
 
+@pytest.mark.slow
 def test_a_kill_between_any_two_steps_leaves_whole_packages_and_nothing_else(
     tmp_path: Path,
 ) -> None:

@@ -268,6 +268,7 @@ def sender(log: EventLog, receiver, secret: Path, writes: int) -> "subprocess.Po
     return subprocess.Popen([sys.executable, "-c", KILLED, *arguments])
 
 
+@pytest.mark.slow
 def test_killed_between_a_delivery_and_its_cursor_it_delivers_again_and_loses_nothing(
     log, receiver, secret
 ):

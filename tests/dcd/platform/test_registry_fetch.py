@@ -45,6 +45,7 @@ def fetched(proxy: Faulty, name: str, size_bytes: int = len(CONTENT)) -> bytes:
     return b"".join(registry(proxy, seconds=2.0).get_blob(name, size_bytes))
 
 
+@pytest.mark.slow
 def test_a_blob_is_fetched_whole_also_when_it_breaks_off(proxy: Faulty) -> None:
     name = stored(proxy)
     assert fetched(proxy, name) == CONTENT

@@ -49,6 +49,7 @@ def test_gpgv_verifies_the_signature_and_no_agent_is_left(home: Path, tmp_path: 
     assert agents == []
 
 
+@pytest.mark.slow
 def test_signing_again_after_a_crash_keeps_a_valid_signature_of_the_key(
     home: Path, tmp_path: Path
 ) -> None:

@@ -139,6 +139,7 @@ def test_a_program_that_cannot_be_started_is_an_error_and_no_traceback(tmp_path:
         run(["true"], cwd=tmp_path / "missing")
 
 
+@pytest.mark.slow
 def test_the_time_limit_ends_the_whole_group(tmp_path: Path) -> None:
     script = f"sleep 1000 & echo $! > {tmp_path}/child; wait"
     with pytest.raises(ToolFailed, match="did not finish within 2 seconds") as caught:
@@ -147,6 +148,7 @@ def test_the_time_limit_ends_the_whole_group(tmp_path: Path) -> None:
     assert gone(pid_in(tmp_path / "child"))
 
 
+@pytest.mark.slow
 def test_a_program_that_ignores_sigterm_is_killed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
