@@ -339,7 +339,7 @@ def test_files_of_the_host_in_the_image_are_listed(
     write: Write, bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     line = "grub-pc-bin\t2.06-13\tamd64\tgrub2\t2.06-13\tGRUB Maintainers <grub@example.org>"
-    monkeypatch.setattr(sbom, "host_package", {"grub-pc-bin": line}.get)
+    monkeypatch.setattr(sbom, "entering_packages", lambda: {"grub-pc-bin": line})
     (tmp_path / "grub-pc-bin").mkdir()
     (tmp_path / "grub-pc-bin/copyright").write_text(DEP5.format("GPL-3+"))
     monkeypatch.setattr(sbom, "_HOST_COPYRIGHT", f"{tmp_path}/{{}}/copyright")
