@@ -26,9 +26,15 @@ def preload() -> None:
         import_module(module)
     for cls in BUILTIN.classes:
         fields_of(cls)
-    restore(_SAMPLE, registry=BUILTIN)
+    rehearse()
     for group in (GROUP, plugins.GROUP):
         plugins.plugin_entries(group)
     # What exists now is not looked at again, so that the forked processes share its memory.
     gc.collect()
     gc.freeze()
+
+
+def rehearse() -> None:
+    """Do what every attempt does first. In a forked process, the memory that it touches is its own from then
+    on."""
+    restore(_SAMPLE, registry=BUILTIN)

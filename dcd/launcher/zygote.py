@@ -32,6 +32,8 @@ SHORT_SECONDS = 5.0
 LONGEST_SECONDS = 300.0
 """The longest such pause."""
 
+_REAPING_SECONDS = 5.0
+
 
 class Zygote:
     """A zygote, kept running until `close` or the end of this process. `environment` is that of workers,
@@ -126,6 +128,7 @@ class Zygote:
                 if self._closed:
                     control.shutdown(socket.SHUT_RDWR)
             status = process.wait()
+            _reap(process.pid)
             with self._changed:
                 self._control = None
         if not self._closed:
@@ -146,6 +149,16 @@ class Zygote:
             pass_fds=(control,),
             start_new_session=True,
         )
+
+
+def _reap(zygote: int) -> None:
+    """Reap the workers that an ended zygote has forked in advance, which end with it: children of this thread
+    in the zygote's process group."""
+    deadline = time.monotonic() + _REAPING_SECONDS
+    with contextlib.suppress(ChildProcessError):
+        while time.monotonic() < deadline:
+            if os.waitid(os.P_PGID, zygote, os.WEXITED | os.WNOHANG) is None:
+                time.sleep(0.001)
 
 
 def _log(what: str) -> None:

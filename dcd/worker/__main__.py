@@ -8,21 +8,18 @@ import os
 import sys
 from typing import NoReturn
 
-from dcd.worker.first_process import be_first
+from dcd.worker.stream import take_stream
 
 
 def main() -> NoReturn:
     """Run one attempt."""
     if os.getpid() != 1:
         sys.exit("dcd.worker is started by the daemon, as the first process of a PID namespace")
-    be_first(int(sys.argv[1]), _carry_out)
+    stream = take_stream()
+    # Imported here: outside of a namespace nothing of it is needed.
+    from dcd.worker.first_process import be_first
 
-
-def _carry_out(request: bytes, messages: int, answers: int) -> int:
-    # Imported here, so that the first process stays small and starts fast.
-    from dcd.worker.attempt import carry_out
-
-    return carry_out(request, messages, answers)
+    be_first(stream, int(sys.argv[1]))
 
 
 if __name__ == "__main__":

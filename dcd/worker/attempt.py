@@ -1,11 +1,11 @@
 """Carrying out one attempt, inside the worker's namespaces, if it has any.
 
-Two processes. The first keeps the worker's privileges: it enters the workspace, hides the rest of the
-host, waits for the second, kills the remaining processes, leaves the workspace, and only then reports
-success: by the time success is reported, no process, mount or file is held. The second drops all
-privileges that the checkpoint has not declared, rebuilds the DOC, constructs the checkpoint, executes it and
-sends the DOC's persistent part. Every outcome is sent as a verdict. Only defects of the code leave a
-traceback, in the log.
+Two processes. The first, with namespaces the first of its PID namespace, keeps the worker's privileges: it
+enters the workspace, hides the rest of the host, waits for the second, kills the remaining processes, leaves
+the workspace, and only then reports success: by the time success is reported, no process, mount or file is
+held. The second drops all privileges that the checkpoint has not declared, rebuilds the DOC, constructs the
+checkpoint, executes it and sends the DOC's persistent part. Every outcome is sent as a verdict. Only defects
+of the code leave a traceback, in the log.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 from dcd.checkpoints.interface import Checkpoint, Context, Report, UnsuitedBase
 from dcd.checkpoints.packages import list_kept_true
@@ -50,8 +50,8 @@ from dcd.worker.messages import (
     decode_request,
     encode,
 )
-from dcd.worker.recover import detach_loops, leftover_workers, noted_contracts
-from dcd.worker.request import MARKER, WorkerRequest
+from dcd.worker.recover import detach_loops, noted_contracts
+from dcd.worker.request import WorkerRequest
 from dcd.worker.signals import CLAIMED
 from dcd.worker.variation import for_host_tools, for_image, vary
 from statemachine.errors import DcdError, PermissionDenied, Unavailable
@@ -79,6 +79,13 @@ _LAST_PROCESSES_SECONDS = 10.0
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 0x1  # netdevice(7)
 
 
+class Start(Protocol):
+    """Starts the process that works (`work`) in the workspace at `root`, and sees that it gets the lines that
+    follow the request. `varied`: its surroundings were varied. Returns its pid."""
+
+    def __call__(self, root: Path, *, varied: bool) -> int: ...
+
+
 class _Asked(BaseException):
     """The daemon asked to stop. Not an Exception, so that no checkpoint handles it as a failure."""
 
@@ -86,9 +93,9 @@ class _Asked(BaseException):
 class _Pipe:
     """The messages to the daemon and its answers. Safe for several threads, except `claim`."""
 
-    def __init__(self, messages: int, answers: int) -> None:
+    def __init__(self, messages: int, answers: int | None = None) -> None:
         self._file = os.fdopen(messages, "wb")
-        self._answers = os.fdopen(answers, "rb")
+        self._answers = None if answers is None else os.fdopen(answers, "rb")
         self._lock = threading.Lock()
         self._last_message = ""
         self.warnings: list[str] = []
@@ -134,19 +141,19 @@ class _Pipe:
         if kind not in RELEASE:
             raise LookupError(f"nothing releases a resource of kind {kind}")
         self.send(Claim(kind, name))
-        if self._answers.readline() != CLAIMED:
+        if self._answers is None or self._answers.readline() != CLAIMED:
             raise Unavailable(
                 "the daemon is gone", f"{kind} {name} was not recorded, so not created"
             )
 
 
-def carry_out(request_line: bytes, messages: int, answers: int) -> int:
-    """Carry out the request. Sends messages to the descriptor `messages` and reads the daemon's answers
-    from `answers`. Returns the exit status: 0 when the checkpoint is completed, 3 when another verdict was
-    sent. Only for the child of a PID namespace's first process."""
+def carry_out(request_line: bytes, messages: int, start: Start) -> int:
+    """Carry out the request. Sends its verdict to the descriptor `messages`. Returns the exit status: 0 when
+    the checkpoint is completed, 3 when another verdict was sent. For the first process of a PID namespace, or
+    the child of a portable worker's."""
     os.umask(0o022)
     request = decode_request(request_line)
-    pipe = _Pipe(messages, answers)
+    pipe = _Pipe(messages)
     with _verdict_on_error(request, pipe):
         if request.variation is not None:
             vary(request.variation, own_host=not request.portable)
@@ -157,7 +164,7 @@ def carry_out(request_line: bytes, messages: int, answers: int) -> int:
             if not request.portable:
                 _isolate(request, pipe)
             try:
-                ended = _confined(request, root, pipe)
+                ended = _confined(start(root, varied=request.variation is not None))
             finally:
                 _let_go(request, root)
             if ended == _DONE:
@@ -181,18 +188,10 @@ def _isolate(request: WorkerRequest, pipe: _Pipe) -> None:
         os._exit(0)
 
 
-def _confined(request: WorkerRequest, root: Path, pipe: _Pipe) -> int:
-    """Do the work in a process with the checkpoint's privileges. Returns its exit status: `_DONE`; `_TOLD`
-    when it has sent another verdict; any other when it died."""
-    # SIGTERM is forwarded to that process. Before it exists, SIGTERM ends this one.
-    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,))
-    child = os.fork()
-    if child == 0:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))
-        _exit_with(request, root, pipe)
-    signal.signal(signal.SIGTERM, lambda *_: os.kill(child, signal.SIGTERM))
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))
-    # A portable worker's orphans become children of this process too.
+def _confined(child: int) -> int:
+    """Wait for the process that works. Returns its exit status: `_DONE`; `_TOLD` when it has sent another
+    verdict; any other when it died."""
+    # Orphans become children of this process.
     while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)) and ended.si_pid != child:
         os.waitpid(ended.si_pid, 0)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -201,9 +200,14 @@ def _confined(request: WorkerRequest, root: Path, pipe: _Pipe) -> int:
     return status if status >= 0 else 128 - status
 
 
-def _exit_with(request: WorkerRequest, root: Path, pipe: _Pipe) -> NoReturn:
+def work(request_line: bytes, root: Path, messages: int, answers: int) -> NoReturn:
+    """Do the work of the request in the workspace at `root`, with the checkpoint's privileges, and end this
+    process. Sends messages to the descriptor `messages` and reads the daemon's answers from `answers`."""
     status = 1
     try:
+        os.umask(0o022)
+        request = decode_request(request_line)
+        pipe = _Pipe(messages, answers)
         with _verdict_on_error(request, pipe):
             confine(request.grants, network=request.network, portable=request.portable)
             hide_mark()
@@ -312,7 +316,7 @@ def _let_go(request: WorkerRequest, root: Path) -> None:
         contracts = noted_contracts(request.workspace.directory)
         end_all(request.marker, {os.getpid(), os.getppid()}, contracts)
     else:
-        _end_other_processes(request.marker)
+        _end_other_processes()
     # Before anything is removed below: a mount there may be a directory of the host.
     for left in unmount_below(root):
         print(f"{request.checkpoint} left {left} mounted", flush=True)
@@ -341,36 +345,22 @@ def _can_be_asked(checkpoint: Checkpoint) -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def _end_other_processes(marker: str) -> None:
-    """Kill all processes of this PID namespace except its first one and this one, and wait for their end,
-    so that none writes into a workspace that is about to be committed. Outside a PID namespace of the
-    attempt's own, kill only processes with the attempt's marker."""
-    if not _is_in_own_namespace(marker):
-        _end_marked_processes(marker)
-        return
+def _end_other_processes() -> None:
+    """Kill all other processes of this PID namespace, whose first one this is, and wait for their end, so
+    that none writes into a workspace that is about to be committed."""
+    if os.getpid() != 1:
+        raise RuntimeError("all processes of the host would be killed")
     with contextlib.suppress(ProcessLookupError):
         os.kill(-1, signal.SIGKILL)
-    staying = {"1", str(os.getpid())}
     deadline = time.monotonic() + _LAST_PROCESSES_SECONDS
-    while _processes() - staying and time.monotonic() < deadline:
+    while time.monotonic() < deadline:
+        # All become children of this process when their parents have ended.
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG) != (0, 0):
+                pass
+        if _processes() == {"1"}:
+            break
         time.sleep(0.001)
-
-
-def _is_in_own_namespace(marker: str) -> bool:
-    """Whether the first process here belongs to the attempt; then all others do too."""
-    try:
-        environment = Path("/proc/1/environ").read_bytes().split(b"\0")
-    except OSError:
-        return False
-    return f"{MARKER}={marker}".encode() in environment
-
-
-def _end_marked_processes(marker: str) -> None:
-    above = {os.getpid(), os.getppid(), 1}
-    for leftover in leftover_workers(marker):
-        if leftover.pid not in above:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(leftover.pid, signal.SIGKILL)
 
 
 def _processes() -> set[str]:

@@ -15,13 +15,16 @@ import contextlib
 import os
 import signal
 import sys
+import threading
+import traceback
+from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import BinaryIO, NoReturn
 
 from dcd.worker.ending import end_all
-from dcd.worker.first_process import be_first
 from dcd.worker.recover import note_contract, own_contract
 from dcd.worker.request import MARKER
+from dcd.worker.stream import obey, read_request, take_stream
 from store.host.kernel_scopes import adopt_orphans
 
 
@@ -32,7 +35,31 @@ def main() -> NoReturn:
     if contract := own_contract():
         note_contract(contract, Path(sys.argv[2]))
     holder = os.getppid() if contract else 0
-    be_first(int(sys.argv[1]), _carry_out, lambda: end(marker, contract, holder))
+    messages = int(sys.argv[1])
+    stream = take_stream()
+    request = read_request(stream)
+    reading, answers = os.pipe()
+    child = os.fork()
+    if child == 0:
+        stream.close()
+        os.close(answers)
+        _carry_out(request, messages, reading)
+    os.close(messages)
+    os.close(reading)
+
+    def follow(stream: BinaryIO) -> None:
+        obey(stream, child, answers)
+        end(marker, contract, holder)
+        os._exit(1)
+
+    threading.Thread(target=follow, args=(stream,), daemon=True).start()
+    while True:
+        ended, status = os.wait()
+        if ended == child:
+            code = os.waitstatus_to_exitcode(status)
+            end(marker, contract, holder)
+            # Skips Python's shutdown, which would wait for the thread.
+            os._exit(code if code >= 0 else 128 - code)
 
 
 def end(marker: str, contract: int, holder: int) -> None:
@@ -46,13 +73,37 @@ def end(marker: str, contract: int, holder: int) -> None:
             os.kill(holder, signal.SIGKILL)
 
 
-def _carry_out(request: bytes, messages: int, answers: int) -> int:
-    os.setsid()
-    adopt_orphans()
-    # Imported here, so that the supervisor stays small and starts fast.
-    from dcd.worker.attempt import carry_out
+def _carry_out(request: bytes, messages: int, answers: int) -> NoReturn:
+    """Run the attempt in the child."""
+    os.set_inheritable(messages, False)
+    try:
+        os.setsid()
+        adopt_orphans()
+        # Imported here, so that the supervisor stays small and starts fast.
+        from dcd.worker.attempt import carry_out, work
 
-    return carry_out(request, messages, answers)
+        def start(root: Path, *, varied: bool) -> int:
+            return _forwarding(lambda: work(request, root, messages, answers))
+
+        status = carry_out(request, messages, start)
+    except BaseException:  # noqa: BLE001 - nobody else would print it
+        traceback.print_exc()
+        status = 1
+    sys.stdout.flush()
+    # Python's shutdown takes longer than many a checkpoint.
+    os._exit(status)
+
+
+def _forwarding(work: Callable[[], NoReturn]) -> int:
+    """Fork the process that works, which gets each SIGTERM. Before it exists, SIGTERM ends this one."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,))
+    child = os.fork()
+    if child == 0:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))
+        work()
+    signal.signal(signal.SIGTERM, lambda *_: os.kill(child, signal.SIGTERM))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))
+    return child
 
 
 if __name__ == "__main__":

@@ -60,11 +60,14 @@ SHORTAGES: Mapping[int, Shortage] = {
 """Error number to shortage."""
 
 
-def close_all_but(kept: int) -> None:
-    """Close all descriptors of a forked process but the standard streams and one more: it must not hold what
+def close_all_but(*kept: int) -> None:
+    """Close all descriptors of a forked process but the standard streams and some more: it must not hold what
     belongs to its parent or to other children of it."""
-    os.closerange(3, kept)
-    os.closerange(kept + 1, _ALL_DESCRIPTORS)
+    first = 3
+    for descriptor in sorted(kept):
+        os.closerange(first, descriptor)
+        first = descriptor + 1
+    os.closerange(first, _ALL_DESCRIPTORS)
 
 
 def end(process: Ending, seconds: float) -> None:

@@ -317,6 +317,10 @@ def shown(path: Path, *, writable: bool = False) -> Iterator[Step]:
 def if_there(path: Path) -> Iterator[Step]:
     """The steps that show a path of the host, if it exists."""
     try:
+        os.lstat(path)  # most are absent, and this is the fastest way to see that
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    try:
         # Looks at the path once, for its links and its end.
         real = os.path.realpath(path, strict=True)
     except OSError:

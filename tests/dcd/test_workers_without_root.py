@@ -45,10 +45,12 @@ def test_a_forked_worker_ends_with_the_launcher_and_not_with_the_zygote(
     children = Path(f"/proc/{building.launcher()}/task").glob("*/children")
     direct = [int(pid) for each in children for pid in each.read_text().split()]
     (worker,) = set(direct) & set(commands)
+    # It leads the process group of the worker that waits.
     (zygote,) = (
         pid
         for pid in set(direct) - {worker}
         if b"dcd.worker.zygote" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        and os.getpgid(pid) == pid
     )
     os.kill(zygote, signal.SIGKILL)
     time.sleep(0.5)

@@ -159,7 +159,8 @@ def test_without_the_parent_death_signal_it_would_be(bench: Bench, mark: str) ->
     os.write(held, encode(request) + b"\n")
     try:
         assert eventually(lambda: is_ready(request))
-        assert len(leftover_workers(f"{bench.state_id}:")) >= 3
+        # unshare(1) and the first process; the one that works has taken its mark off
+        assert len(leftover_workers(f"{bench.state_id}:")) >= 2
         killed = kill_leftovers(f"{bench.state_id}:")
         assert {leftover.marker for leftover in killed} == {request.marker}
         assert eventually(lambda: processes_with(mark) == [])

@@ -174,6 +174,8 @@ def looks(bench: Bench, **more: object) -> list[str]:
     request = bench.request("Looks", **more)
     assert isinstance(bench.run(request), Completed), bench.log(request).read_text()
     own = bench.output(request).replace(str(bench.log(request)), "LOG")
+    # The host's, which is outside of the view: the kernel shows the rest of its path.
+    own = own.replace(" /dev/null", " /null")
     return re.sub(r"descriptor \d+ pipe:\[\d+\]", "descriptor of a pipe", own).splitlines()
 
 
@@ -280,7 +282,7 @@ class TestNothingOfAnAttempt:
         assert b"own_modules" in memory
         assert [text for text in planted if text in memory] == []
         assert sorted(Path(f"/proc/{process}/fd").iterdir()) == before
-        assert len(before) == 4
+        assert len(before) == 5  # the fifth leads to the worker that waits
         assert len(list(Path(f"/proc/{process}/task").iterdir())) == 1
 
     def test_would_be_if_the_zygote_had_it(self, bench: Bench, tmp_path: Path) -> None:
@@ -405,7 +407,7 @@ class TestAZygoteThat:
                     )
                 )
                 await running.wait()
-                assert len(leftover_workers(request.marker)) == 2
+                assert len(leftover_workers(request.marker)) == 1
                 await asyncio.to_thread(zygote.close)
                 return (await task).outcome
 

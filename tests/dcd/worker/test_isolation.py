@@ -271,13 +271,13 @@ class TestRights:
         assert "done" not in said(bench, f"{mount}; {remount}", grants=WITHOUT_MOUNTING)
         assert "done" in said(bench, mount, grants=MOUNTING)
 
-    def test_the_processes_above_it_cannot_be_looked_into_or_entered(self, bench: Bench) -> None:
+    def test_the_process_above_it_cannot_be_looked_into_or_entered(self, bench: Bench) -> None:
         output = said(
             bench,
-            "for pid in 1 2; do cat /proc/$pid/environ; ls /proc/$pid/root/ /proc/$pid/fd/;"
-            " nsenter --target $pid --mount true && echo entered; done",
+            "cat /proc/1/environ; ls /proc/1/root/ /proc/1/fd/;"
+            " nsenter --target 1 --mount true && echo entered",
         )
-        assert output.count("Permission denied") >= 6
+        assert output.count("Permission denied") >= 3
         assert "entered" not in output
         assert f"{bench.state_id}" not in output
 
