@@ -78,6 +78,22 @@ _PRIVATE = (
 )
 
 
+_FIXED: tuple[Step, ...] = (
+    *map(Closed, _CLOSED),
+    *map(Place, _PLACES),
+    *map(Empty, _EMPTY),
+    Processes(),
+    *(ReadOnly(Path("/proc", name)) for name in _STEERING),
+    *(Hidden(Path("/proc", name)) for name in _DESCRIBING),
+    Shown(Path("/sys"), Path("/sys"), alone=True),
+    *map(Hidden, _MACHINE),
+    Empty(Path("/dev/shm"), mode=0o1777),
+    # It shows the message queues of the namespace in which it was mounted: the host's.
+    Hidden(Path("/dev/mqueue")),
+)
+"""The steps of every worker that do not depend on the host's files."""
+
+
 def isolate(request: WorkerRequest) -> None:
     """Change the root of this mount namespace to the attempt's view. Raises OSError, and Unprepared when
     the host lacks a path or device that the checkpoint declared."""
@@ -154,27 +170,10 @@ def _limit(grants: Grants) -> None:
 def _system() -> Iterator[Step]:
     """The view of every worker."""
     yield from view.software()
-    for path in ALL_SETTINGS:
-        yield from if_there(path)
-    for file in _CLOSED:
-        yield Closed(file)
+    yield from view.all_there(ALL_SETTINGS)
     for text in _LINKED:
         yield from view.links(Path(text))
-    for place in _PLACES:
-        yield Place(place)
-    for place in _EMPTY:
-        yield Empty(place)
-    yield Processes()
-    for name in _STEERING:
-        yield ReadOnly(Path("/proc", name))
-    for name in _DESCRIBING:
-        yield Hidden(Path("/proc", name))
-    yield Shown(Path("/sys"), Path("/sys"), alone=True)
-    for place in _MACHINE:
-        yield Hidden(place)
-    yield Empty(Path("/dev/shm"), mode=0o1777)
-    # It shows the message queues of the namespace in which it was mounted: the host's.
-    yield Hidden(Path("/dev/mqueue"))
+    yield from _FIXED
 
 
 def _host(request: WorkerRequest) -> Iterator[Step]:

@@ -317,10 +317,6 @@ def shown(path: Path, *, writable: bool = False) -> Iterator[Step]:
 def if_there(path: Path) -> Iterator[Step]:
     """The steps that show a path of the host, if it exists."""
     try:
-        os.lstat(path)  # most are absent, and this is the fastest way to see that
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    try:
         # Looks at the path once, for its links and its end.
         real = os.path.realpath(path, strict=True)
     except OSError:
@@ -328,6 +324,23 @@ def if_there(path: Path) -> Iterator[Step]:
             return
         raise
     yield from _shown(path, real, writable=False)
+
+
+def all_there(paths: Iterable[Path]) -> Iterator[Step]:
+    """The same for many normalized paths, in the same few directories, of which most hosts have some only."""
+    plain: dict[Path, bool] = {}
+    for path in paths:
+        try:
+            status = path.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        above = path.parent
+        if above not in plain:
+            plain[above] = os.path.realpath(above) == os.fspath(above)
+        if plain[above] and not stat.S_ISLNK(status.st_mode):
+            yield Shown(path, path)
+        else:
+            yield from if_there(path)
 
 
 def _shown(path: Path, real: str, *, writable: bool) -> Iterator[Step]:
