@@ -16,13 +16,13 @@ from typing import NoReturn
 from dcd.platform.control_group import enter
 from dcd.worker.stream import heed_signals
 from store.host.forking import close_all_but
-from store.host.namespaces import enter_namespaces, own_namespaces
+from store.host.namespaces import enter_place, own_place
 
 Work = Callable[[bytes, Path, int, int], NoReturn]
 """What it does, with the request, the root of the workspace, and the descriptors for its messages and of the
 answers; see `dcd.worker.attempt.work`."""
 
-_DESCRIPTORS = 5
+_DESCRIPTORS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,20 +35,20 @@ class Ready:
     def hand_over(
         self, request: bytes, root: Path, messages: int, answers: int, group: Path | None
     ) -> bool:
-        """Have it work in this process's mount and UTS namespaces and the control group, with this process's
-        output. Returns whether it still waited."""
-        namespaces = own_namespaces()
+        """Have it work with this process's root and output, in its mount and UTS namespaces and the control
+        group. Returns whether it still waited."""
+        place = own_place()
         told = json.dumps([str(root), str(group or "")]).encode() + b"\n"
         try:
             with self.socket:
-                given = (1, messages, answers, *namespaces)
+                given = (1, messages, answers, *place)
                 socket.send_fds(self.socket, [b"-"], given)
                 self.socket.sendall(told + request)
         except OSError:
             return False
         finally:
-            for namespace in namespaces:
-                os.close(namespace)
+            for descriptor in place:
+                os.close(descriptor)
         return True
 
 
@@ -71,14 +71,14 @@ def _wait(waiting: socket.socket, work: Work, rehearse: Callable[[], None]) -> N
         with waiting, waiting.makefile("rb") as stream:
             told, request = stream.readline(), stream.readline()
         if len(descriptors) == _DESCRIPTORS and request.endswith(b"\n"):
-            log, messages, answers, *namespaces = descriptors
+            log, messages, answers, *place = descriptors
             for standard in (1, 2):
                 os.dup2(log, standard)
             root, group = json.loads(told)
             if group:
                 enter(Path(group))
-            enter_namespaces(namespaces)
-            for descriptor in (log, *namespaces):
+            enter_place(*place)
+            for descriptor in (log, *place):
                 os.close(descriptor)
             os.setsid()
             work(request, Path(root), messages, answers)

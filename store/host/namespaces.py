@@ -12,7 +12,6 @@ user_namespaces(7), setns(2), unshare(1); PyOS_AfterFork_Child in Python's C API
 import ctypes
 import os
 import signal
-from collections.abc import Sequence
 from pathlib import Path
 
 from store.host.mounts import NO_DEVICES, NO_PROGRAMS, NO_SUID, mount, receive_mounts
@@ -65,16 +64,19 @@ def be_apart() -> None:
     mount("proc", Path("/proc"), "", NO_SUID | NO_DEVICES | NO_PROGRAMS)
 
 
-def own_namespaces() -> list[int]:
-    """Descriptors of the namespaces that `be_apart` has made."""
-    return [os.open(f"/proc/self/ns/{kind}", os.O_RDONLY) for kind in _APART]
+def own_place() -> list[int]:
+    """Descriptors of this process's root and of the namespaces that `be_apart` has made."""
+    names = ("root", *(f"ns/{kind}" for kind in _APART))
+    return [os.open(f"/proc/self/{name}", os.O_RDONLY | os.O_CLOEXEC) for name in names]
 
 
-def enter_namespaces(descriptors: Sequence[int]) -> None:
-    """Enter them in another process of the same PID namespace. Its root is then that of the mount namespace.
-    Raises OSError."""
-    for descriptor in descriptors:
-        _check(_libc.setns(descriptor, 0))
+def enter_place(root: int, *namespaces: int) -> None:
+    """Enter them in another process of the same PID namespace. Raises OSError."""
+    for namespace in namespaces:
+        _check(_libc.setns(namespace, 0))
+    # The root of the mount namespace is another one where the daemon's own root is that of a chroot(2).
+    os.fchdir(root)
+    os.chroot(".")
 
 
 def _check(result: int) -> None:

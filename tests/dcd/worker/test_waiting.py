@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import NoReturn
@@ -114,3 +115,39 @@ def test_one_that_waits_enters_the_control_group_of_its_attempt(tmp_path: Path) 
     os.waitpid(ready.pid, 0)
     assert os.read(reading, 10) == b"{}\n"
     assert (tmp_path / "cgroup.procs").read_text() == "0"
+
+
+CHROOTED = """
+import os
+from dcd.worker.ready import make_ready
+from pathlib import Path
+from store.host.namespaces import be_apart
+
+def work(request, root, messages, answers):
+    os.write(messages, b"inside" if Path("/mnt/inside").exists() else b"outside")
+    os._exit(0)
+
+ready = make_ready(work, lambda: None)
+be_apart()
+reading, messages = os.pipe()
+answers, _ = os.pipe()
+assert ready.hand_over(b"{}\\n", Path("/"), messages, answers, None)
+os.waitpid(ready.pid, 0)
+print(os.read(reading, 10).decode())
+"""
+
+
+def test_one_that_waits_stays_in_the_root_of_a_daemon_in_a_chroot(tmp_path: Path) -> None:
+    """The root of its mount namespace is the host's there."""
+    root = tmp_path / "root"
+    root.mkdir()
+    prepare = 'mount --rbind / "$1"; mount -t tmpfs inside "$1/mnt"; touch "$1/mnt/inside"'
+    enter = f'{prepare}; exec chroot "$1" "$2" -c "$3"'
+    own = ["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child"]
+    shown = subprocess.run(
+        [*own, "sh", "-ec", enter, "sh", root, sys.executable, CHROOTED],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+    )
+    assert (shown.stdout, shown.stderr) == ("inside\n", "")
