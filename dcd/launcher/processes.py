@@ -68,7 +68,11 @@ class Forked:
 
     def _wait(self, options: int) -> int | None:
         if self._status is None:
-            pid, status = os.waitpid(self.pid, options)
+            try:
+                pid, status = os.waitpid(self.pid, options)
+            except ChildProcessError:
+                # It died at its start, and was reaped with what its zygote left.
+                pid, status = self.pid, signal.SIGKILL
             if pid:
                 self._status = os.waitstatus_to_exitcode(status)
         return self._status

@@ -33,6 +33,7 @@ LONGEST_SECONDS = 300.0
 """The longest such pause."""
 
 _REAPING_SECONDS = 5.0
+"""Time limit for reaping the workers that end with a zygote."""
 
 
 class Zygote:
@@ -128,9 +129,9 @@ class Zygote:
                 if self._closed:
                     control.shutdown(socket.SHUT_RDWR)
             status = process.wait()
-            _reap(process.pid)
             with self._changed:
                 self._control = None
+            _reap(process.pid)
         if not self._closed:
             _log(f"the zygote ended with status {status}; another one is started")
 

@@ -51,6 +51,10 @@ MOST = 32
 MOST_PATHS = 64
 """The maximum number of paths of the host that one question may be about."""
 
+_ENDING_LOOKS = 20
+"""How often the end of the process that forks planners is looked for, each twentieth of a second: it may be
+reported after that of its planners."""
+
 Question = TypeVar("Question")
 Answer = TypeVar("Answer")
 Left = Callable[[], Awaitable[object]]
@@ -210,6 +214,8 @@ class Planner:
             try:
                 yield mine
             except _ForkerDied:
+                if not await _has_ended(forker):
+                    raise _died(1) from None
                 self._forget(forker)
                 raise
             finally:
@@ -278,7 +284,16 @@ def _processors() -> int:
 
 
 class _ForkerDied(Exception):
-    """The process that forks planners has died, and with it the planner."""
+    """A planner has ended without an answer and without a word of the process that forked it."""
+
+
+async def _has_ended(forker: Forker) -> bool:
+    """Whether that process has ended. A planner alone may end like that too, if it was taken over."""
+    for _ in range(_ENDING_LOOKS):
+        if forker.has_ended():
+            return True
+        await asyncio.sleep(0.05)
+    return False
 
 
 async def _conversation(

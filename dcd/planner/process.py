@@ -100,6 +100,15 @@ class Forker:
         descriptors = [] if connection is None else [connection.fileno()]
         socket.send_fds(self._control, [bytes(order)], descriptors)
 
+    def has_ended(self) -> bool:
+        """Whether the process has closed its end, on which it says nothing."""
+        try:
+            return not self._control.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
     def end(self) -> None:
         """End it and all planners."""
         self._control.close()

@@ -150,7 +150,7 @@ class _Pipe:
 def carry_out(request_line: bytes, messages: int, start: Start) -> int:
     """Carry out the request. Sends its verdict to the descriptor `messages`. Returns the exit status: 0 when
     the checkpoint is completed, 3 when another verdict was sent. For the first process of a PID namespace, or
-    the child of a portable worker's."""
+    the child of a supervisor."""
     os.umask(0o022)
     request = decode_request(request_line)
     pipe = _Pipe(messages)
@@ -358,7 +358,7 @@ def _end_other_processes() -> None:
         with contextlib.suppress(ChildProcessError):
             while os.waitpid(-1, os.WNOHANG) != (0, 0):
                 pass
-        if _processes() == {"1"}:
+        if not _processes() - {"1"}:
             break
         time.sleep(0.001)
 

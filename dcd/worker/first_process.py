@@ -16,26 +16,30 @@ from typing import BinaryIO, NoReturn
 from dcd.worker.attempt import carry_out, work
 from dcd.worker.ready import Ready
 from dcd.worker.stream import obey, read_request
+from store.host.forking import close_all_but
 
 
 def be_first(
     stream: BinaryIO, messages: int, ready: Ready | None = None, group: Path | None = None
 ) -> NoReturn:
     """Carry out one attempt; see the module. `messages` is the descriptor for its messages. `ready` is the
-    process that works, if it has been forked already, which is then in no control group yet."""
+    process that works, if it has been forked already. It is not in the control `group` yet."""
     request = read_request(stream)
     os.set_inheritable(messages, False)
     reading, answers = os.pipe()
 
     def start(root: Path, *, varied: bool) -> int:
-        # Some variations are for processes that are forked later.
-        prepared = None if varied else ready
+        prepared = ready
+        if ready is not None and varied:
+            # Some variations are for processes that are forked later. The unused one, which is outside of the
+            # view, ends before there is a process of the checkpoint that could reach it.
+            ready.discard()
+            prepared = None
         if prepared and prepared.hand_over(request, root, messages, reading, group):
             child = prepared.pid
         elif (child := os.fork()) == 0:
             try:
-                stream.close()
-                os.close(answers)
+                close_all_but(messages, reading)
                 work(request, root, messages, reading)
             finally:
                 os._exit(1)

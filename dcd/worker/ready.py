@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import NoReturn
 
 from dcd.platform.control_group import enter
-from dcd.worker.stream import heed_signals
 from store.host.forking import close_all_but
 from store.host.namespaces import enter_place, own_place
 
@@ -51,6 +50,11 @@ class Ready:
                 os.close(descriptor)
         return True
 
+    def discard(self) -> None:
+        """End it."""
+        self.socket.close()
+        os.waitpid(self.pid, 0)
+
 
 def make_ready(work: Work, rehearse: Callable[[], None]) -> Ready:
     """Fork the process. `rehearse` does there what every attempt does. Raises OSError."""
@@ -65,12 +69,13 @@ def make_ready(work: Work, rehearse: Callable[[], None]) -> Ready:
 def _wait(waiting: socket.socket, work: Work, rehearse: Callable[[], None]) -> NoReturn:
     try:
         close_all_but(waiting.fileno())
-        heed_signals()  # now: the first one may be sent at once
         rehearse()
         _, descriptors, _, _ = socket.recv_fds(waiting, 1, _DESCRIPTORS)
         with waiting, waiting.makefile("rb") as stream:
             told, request = stream.readline(), stream.readline()
         if len(descriptors) == _DESCRIPTORS and request.endswith(b"\n"):
+            for descriptor in descriptors:
+                os.set_inheritable(descriptor, False)
             log, messages, answers, *place = descriptors
             for standard in (1, 2):
                 os.dup2(log, standard)

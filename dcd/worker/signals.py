@@ -1,7 +1,7 @@
 """The lines that the daemon writes after a worker's request.
 
-Separate from `dcd.worker.request`, because the first process of a worker's namespace reads them and imports
-no other module of the project.
+Separate from `dcd.worker.request`, because the supervisor of a portable worker reads them and imports little
+else.
 """
 
 CANCEL = b"cancel\n"

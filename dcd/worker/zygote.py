@@ -34,7 +34,7 @@ from dcd.worker.marker import put_mark
 from dcd.worker.messages import decode_mark
 from dcd.worker.ready import make_ready
 from dcd.worker.request import FORKED, NETWORK
-from dcd.worker.stream import take_stream
+from dcd.worker.stream import heed_signals, take_stream
 from store.host.forking import close_all_but
 from store.host.kernel_scopes import end_with_parent
 from store.host.namespaces import be_apart, become_root, fork_beside
@@ -104,7 +104,10 @@ def _work(user: tuple[int, int], waiting: socket.socket) -> NoReturn:
         end_with_parent(signal.SIGKILL)
         close_all_but(waiting.fileno())
         become_root(*user)
-        ready = make_ready(work, rehearse)
+        heed_signals()  # for the process that works, which may be sent one at once
+        ready = None
+        with contextlib.suppress(OSError):  # it is then forked when it is needed
+            ready = make_ready(work, rehearse)
         _, descriptors, _, _ = socket.recv_fds(waiting, 1, _DESCRIPTORS)
         if not descriptors:
             os._exit(0)  # the zygote has ended
@@ -112,7 +115,7 @@ def _work(user: tuple[int, int], waiting: socket.socket) -> NoReturn:
         requests, log, messages = descriptors
         for descriptor, standard in ((requests, 0), (log, 1), (log, 2)):
             os.dup2(descriptor, standard)
-        close_all_but(messages, ready.socket.fileno())
+        close_all_but(messages, *([ready.socket.fileno()] if ready else []))
         stream = take_stream()
         line = stream.readline()
         if not line.endswith(b"\n"):

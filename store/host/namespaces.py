@@ -21,7 +21,7 @@ _CLONE_PARENT = 0x0000_8000
 _CLONE_NEWNS, _CLONE_NEWUTS, _CLONE_NEWIPC = 0x0002_0000, 0x0400_0000, 0x0800_0000
 _CLONE_NEWUSER, _CLONE_NEWPID, _CLONE_NEWNET = 0x1000_0000, 0x2000_0000, 0x4000_0000
 
-_APART = ("mnt", "uts")
+_APART = {"mnt": _CLONE_NEWNS, "uts": _CLONE_NEWUTS}
 
 _libc = ctypes.PyDLL(None, use_errno=True)
 """Keeps Python's lock during a call, so that the new process has it."""
@@ -72,8 +72,8 @@ def own_place() -> list[int]:
 
 def enter_place(root: int, *namespaces: int) -> None:
     """Enter them in another process of the same PID namespace. Raises OSError."""
-    for namespace in namespaces:
-        _check(_libc.setns(namespace, 0))
+    for namespace, kind in zip(namespaces, _APART.values(), strict=True):
+        _check(_libc.setns(namespace, kind))
     # The root of the mount namespace is another one where the daemon's own root is that of a chroot(2).
     os.fchdir(root)
     os.chroot(".")

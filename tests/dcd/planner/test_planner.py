@@ -19,6 +19,7 @@ import pytest
 from dcd.configuration import Configuration
 from dcd.manifest.diagnostics import ManifestError
 from dcd.manifest.inputs import InputsMissing
+from dcd.planner import client
 from dcd.planner.client import ClientLeft, Planner
 from dcd.planner.rules import Rules
 from dcd.planner.tasks import (
@@ -275,6 +276,31 @@ def test_a_question_is_asked_again_once_when_that_process_dies_before_the_answer
             await asyncio.to_thread(kill_forker, planner)
         with pytest.raises(Unprepared, match="ended without an answer"):
             await asking
+
+    asyncio.run(ask())
+
+
+def test_a_planner_that_ends_without_a_word_ends_no_other(
+    planner: Planner, silent_mirror: tuple[Manifest, list[socket.socket]]
+) -> None:
+    """As one would that was taken over."""
+    waiting, connections = silent_mirror
+
+    async def silent(*_: object) -> None:
+        raise client._ForkerDied
+
+    async def ask() -> None:
+        other = asyncio.ensure_future(planner.ask(PLAN, waiting, ADA))
+        await happened(lambda: connections)
+        before = forker(planner)
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(client, "_conversation", silent)
+            with pytest.raises(Unprepared, match="ended without an answer"):
+                await planner.ask(PLAN, SMALL, BOB)
+        assert forker(planner) == before
+        assert not other.done()
+        other.cancel()
+        await asyncio.gather(other, return_exceptions=True)
 
     asyncio.run(ask())
 

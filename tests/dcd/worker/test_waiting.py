@@ -99,6 +99,8 @@ def test_one_that_waits_is_not_used_where_surroundings_are_varied(bench: Bench) 
     """A process has the clocks of the process that forked it."""
     shown = looks(bench, variation=REPEATED)
     assert f"variable HOME {REPEATED.home}" in shown
+    # It is outside of the view, so nothing may lead to it.
+    assert not [line for line in shown if line.startswith("descriptor") and "socket:" in line]
 
 
 def test_one_that_waits_enters_the_control_group_of_its_attempt(tmp_path: Path) -> None:
