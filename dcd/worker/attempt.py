@@ -206,6 +206,10 @@ def work(request_line: bytes, root: Path, messages: int, answers: int) -> NoRetu
     status = 1
     try:
         os.umask(0o022)
+        # That of the view: by a descriptor of the host's, root could change its mode.
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(nothing, 0)
+        os.close(nothing)
         request = decode_request(request_line)
         pipe = _Pipe(messages, answers)
         with _verdict_on_error(request, pipe):

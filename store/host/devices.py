@@ -12,7 +12,7 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
-from store.host.mounts import NO_DEVICES, NO_SUID, bind, mount
+from store.host.mounts import NO_DEVICES, NO_SUID, READ_ONLY, bind, can_restrict, mount, restrict
 
 ALL_DEVICES = "*"
 """Means the host's whole /dev: loop devices come and go, and appear only there."""
@@ -50,6 +50,9 @@ def mount_devices(target: Path, more: Sequence[str] = ()) -> None:
                 Path(node).parent.mkdir(parents=True, exist_ok=True)
             os.mknod(node)
             bind(source, node)
+            if can_restrict():
+                # Writing to a device does not change its node; its mode and owner are the host's.
+                restrict(node, READ_ONLY)
     for name, destination in LINKS.items():
         (target / name).symlink_to(destination)
     (target / "ptmx").symlink_to("pts/ptmx")

@@ -281,6 +281,14 @@ class TestRights:
         assert "entered" not in output
         assert f"{bench.state_id}" not in output
 
+    def test_the_nodes_of_devices_cannot_be_changed(self, bench: Bench) -> None:
+        """They are the host's. A program's standard input is one of them."""
+        changes = "chmod 666 /dev/null; chown 0:0 /dev/zero; touch -m /dev/full"
+        program = "import os; os.fchmod(0, 0o666)"
+        output = said(bench, f"{changes}; python3 -c '{program}'")
+        assert output.count("Read-only file system") == 4
+        assert said(bench, "echo text >/dev/null && head -c 1 /dev/zero | wc -c") == "1\n"
+
     def test_dumps_no_core_and_opens_so_many_files(self, bench: Bench) -> None:
         assert said(bench, "ulimit -c; ulimit -n", grants=Grants(open_files=100)) == "0\n100\n"
 
