@@ -167,7 +167,8 @@ class Server:
             self._machine.run(
                 "losetup --all;"
                 # Planners see the captured files, in a mount namespace of theirs.
-                f" cat /proc/[0-9]*/mountinfo | grep {STATE}/ | grep -v ' {STATE}/blobs ';"
+                # A process may end before its file is read; then it has none.
+                f" cat /proc/[0-9]*/mountinfo 2>/dev/null | grep {STATE}/ | grep -v ' {STATE}/blobs ';"
                 f" find {STATE}/layers/*/.work -mindepth 1;"
                 " systemctl stop dcd.socket dcd.service;"
                 " systemctl show dcd.service -P Result | grep -v success;"
