@@ -7,16 +7,14 @@ the end of the stream, when the launcher closes it or dies, this process ends at
 """
 
 import os
-import sys
 import threading
-import traceback
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
 from dcd.worker.attempt import carry_out, work
 from dcd.worker.ready import Ready
 from dcd.worker.stream import obey, read_request
-from store.host.forking import close_all_but
+from store.host.forking import close_all_but, exit_with
 
 
 def be_first(
@@ -29,15 +27,14 @@ def be_first(
     reading, answers = os.pipe()
 
     def start(root: Path, *, varied: bool) -> int:
-        prepared = ready
+        child = 0
         if ready is not None and varied:
             # Some variations are for processes that are forked later. The unused one, which is outside of the
             # view, ends before there is a process of the checkpoint that could reach it.
             ready.discard()
-            prepared = None
-        if prepared and prepared.hand_over(request, root, messages, reading, group):
-            child = prepared.pid
-        elif (child := os.fork()) == 0:
+        elif ready is not None and ready.hand_over(request, root, messages, reading, group):
+            child = ready.pid
+        if child == 0 and (child := os.fork()) == 0:
             try:
                 close_all_but(messages, reading)
                 work(request, root, messages, reading)
@@ -47,14 +44,7 @@ def be_first(
         threading.Thread(target=_obey, args=(stream, child, answers), daemon=True).start()
         return child
 
-    try:
-        status = carry_out(request, messages, start)
-    except BaseException:  # noqa: BLE001 - nobody else would print it
-        traceback.print_exc()
-        status = 1
-    sys.stdout.flush()
-    # Python's shutdown takes longer than many a checkpoint, and would wait for the thread.
-    os._exit(status)
+    exit_with(lambda: carry_out(request, messages, start))
 
 
 def _obey(stream: BinaryIO, child: int, answers: int) -> None:

@@ -16,7 +16,6 @@ import os
 import signal
 import sys
 import threading
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, NoReturn
@@ -25,6 +24,7 @@ from dcd.worker.ending import end_all
 from dcd.worker.recover import note_contract, own_contract
 from dcd.worker.request import MARKER
 from dcd.worker.stream import obey, read_request, take_stream
+from store.host.forking import exit_with
 from store.host.kernel_scopes import adopt_orphans
 
 
@@ -76,7 +76,8 @@ def end(marker: str, contract: int, holder: int) -> None:
 def _carry_out(request: bytes, messages: int, answers: int) -> NoReturn:
     """Run the attempt in the child."""
     os.set_inheritable(messages, False)
-    try:
+
+    def attempt() -> int:
         os.setsid()
         adopt_orphans()
         # Imported here, so that the supervisor stays small and starts fast.
@@ -85,13 +86,9 @@ def _carry_out(request: bytes, messages: int, answers: int) -> NoReturn:
         def start(root: Path, *, varied: bool) -> int:
             return _forwarding(lambda: work(request, root, messages, answers))
 
-        status = carry_out(request, messages, start)
-    except BaseException:  # noqa: BLE001 - nobody else would print it
-        traceback.print_exc()
-        status = 1
-    sys.stdout.flush()
-    # Python's shutdown takes longer than many a checkpoint.
-    os._exit(status)
+        return carry_out(request, messages, start)
+
+    exit_with(attempt)
 
 
 def _forwarding(work: Callable[[], NoReturn]) -> int:

@@ -88,18 +88,22 @@ CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
+def damage_by(layers: Subject, change: str) -> Check:
+    """Make a change, which a check has to find. Returns what that found."""
+    work, expected = CHANGES[change]
+    work(tree(layers) / "pkg_image")
+    found = check(layers)
+    assert found.state == "damaged"
+    assert expected in found.damage
+    return found
+
+
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_change_is_found_and_the_layer_never_used_again(layers: Subject, change: str) -> None:
     if change == "attribute" and not layers.keeps_attributes:
         pytest.skip("this host's file system for the test has no extended attributes")
     assert check(layers).state == "unchanged"
-    work, expected = CHANGES[change]
-    work(tree(layers) / "pkg_image")
-
-    found = check(layers)
-
-    assert found.state == "damaged"
-    assert expected in found.damage
+    found = damage_by(layers, change)
     assert layers.store.find(key_of("one")) is None
     assert layers.store.stale(key_of("one"))
     with pytest.raises(NotFound):
@@ -168,13 +172,7 @@ def test_a_layer_that_was_found_unchanged_is_compared_with_that_state(
     with monkeypatch.context() as without:
         without.delattr("store.layers.integrity.read_fingerprint")
         assert check(layers).state == "unchanged"
-    work, expected = CHANGES[change]
-    work(tree(layers) / "pkg_image")
-
-    found = check(layers)
-
-    assert found.state == "damaged"
-    assert expected in found.damage
+    damage_by(layers, change)
 
 
 def test_another_fingerprint_is_read(layers: Subject) -> None:
