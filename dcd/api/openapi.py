@@ -5,6 +5,7 @@ Served at `/v1/openapi.json` and committed as docs/reference/openapi.json (a tes
 """
 
 import re
+from inspect import cleandoc
 from typing import Any
 
 import msgspec
@@ -80,8 +81,20 @@ def document(operations: tuple[Operation, ...], version: str) -> dict[str, Any]:
             "description": "Served over a Unix socket; see docs/reference/api.md.",
         },
         "paths": paths,
-        "components": {"schemas": components},
+        "components": {"schemas": {name: _even(found) for name, found in components.items()}},
     }
+
+
+def _even(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema of an object as msgspec 0.23 describes it. Earlier versions keep the indentation of a
+    docstring, and leave out the default of a field that is an empty object."""
+    required = schema.get("required", ())
+    properties = {
+        name: value if name in required else {"default": {}} | value
+        for name, value in schema.get("properties", {}).items()
+    }
+    even = schema | ({"properties": properties} if properties else {})
+    return even | ({"description": cleandoc(text)} if (text := schema.get("description")) else {})
 
 
 def _describe(operation: Operation, schemas: dict[type, Any]) -> dict[str, Any]:

@@ -25,6 +25,22 @@ def test_committed_document_is_current():
     )
 
 
+def test_document_does_not_depend_on_the_version_of_msgspec(monkeypatch):
+    def as_before(types, ref_template):
+        references, components = components_of(types, ref_template=ref_template)
+        for component in components.values():
+            for field in component.get("properties", {}).values():
+                if field.get("default") == {}:
+                    del field["default"]
+            component["description"] = component["description"].replace("\n", "\n    ")
+        return references, components
+
+    components_of = msgspec.json.schema_components
+    expected = render(OPERATIONS, version("dcd"))
+    monkeypatch.setattr(msgspec.json, "schema_components", as_before)
+    assert render(OPERATIONS, version("dcd")) == expected
+
+
 @pytest.mark.slow
 def test_application_keeps_its_document(app):
     # A request that fits the schema can still be refused: a manifest that is none, a wrong digest.
