@@ -237,15 +237,14 @@ def reach(page: Page, target: Callable[[], Any]) -> None:
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1400), ("dark", 380)])
-def test_every_page_fits_and_is_accessible(browser, gateway, web_daemon, completed, scheme, width):
+def test_every_page_fits_and_is_accessible(
+    browser, gateway, web_daemon, tmp_path, completed, scheme, width
+):
+    failed = submit(web_daemon, tmp_path, "exit 1", name="failing")
+    web_daemon.wait(failed, "failed")
     context = browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 800})
     with context:
         page = Opened(context, gateway)()
-        failed = next(
-            each
-            for each in gateway.json("/v1/builds?limit=1000")["builds"]
-            if each["state"] == "failed"
-        )["id"]
         shown = {
             "/": page.get_by_role("link", name="small").first,
             f"/builds/{failed}": page.get_by_role("alert"),

@@ -79,11 +79,13 @@ class Servers:
 
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    """Two servers; the first has sent the layers of "one"."""
     os.environ["DCD_SECRET_LAYERS"] = "me:word"
     place = tmp_path_factory.mktemp("registry")
     try:
         with registry(place) as running:
             made = Servers(running, tmp_path_factory.mktemp("servers"))
+            made.share("one")
             yield made
             for each in made.both:
                 each.kill()
@@ -92,7 +94,6 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
 
 
 def test_a_server_reuses_what_another_one_has_made(servers: Servers) -> None:
-    servers.share("one")
     assert servers.run(1, "one")["slow"] == "reused"
     assert "0 come" not in servers.check(1)["value"]
     checked = servers.both[1].json("verify", "--layers")["layers"]
@@ -100,6 +101,7 @@ def test_a_server_reuses_what_another_one_has_made(servers: Servers) -> None:
 
 
 def test_a_restart_misses_no_builds_of_layers_that_were_brought(servers: Servers) -> None:
+    servers.run(1, "one")
     servers.both[1].stop()
     servers.both[1].start()
     assert servers.both[1].json("doctor", status=None)["checks"]
@@ -109,6 +111,7 @@ def test_a_restart_misses_no_builds_of_layers_that_were_brought(servers: Servers
 
 
 def test_a_layer_with_another_byte_is_refused_and_made_again(servers: Servers) -> None:
+    servers.run(1, "one")  # so that it has the layer below
     before = set(servers.registry.blobs())
     servers.share("two")
     new = (path for path in servers.registry.blobs() if path not in before)
