@@ -27,6 +27,9 @@ from store.layers.interface import Workspace
 from store.layers.plain import allocated_bytes, sync_tree
 
 _OPTIONS = "redirect_dir=on,metacopy=off,index=off"
+_LONGEST_OPTIONS = 4095
+"""How many characters of options the kernel takes: a small page, with their end (mount(2))."""
+
 _OPAQUE = "trusted.overlay.opaque"
 _REDIRECT = "trusted.overlay.redirect"
 
@@ -39,8 +42,8 @@ _Place = tuple[int, Path]
 
 
 class OverlayTrees:
-    """See `store.layers.directory.Trees`. A workspace has `root`, where the tree is mounted; `lower`,
-    links to the trees below it; `work`, for the kernel."""
+    """See `store.layers.directory.Trees`. A workspace has `root`, where the tree is mounted; `work`, for the
+    kernel; with many layers below it `lower`, links to their trees."""
 
     name = "overlay"
     mounts = True
@@ -60,22 +63,21 @@ class OverlayTrees:
         (workspace / "layer").mkdir(mode=0o700)
         (workspace / "layer" / "tree").mkdir(mode=0o755)
         (workspace / "root").mkdir()
-        _link_lowers(workspace / "lower", chain)
 
     @contextlib.contextmanager
     def enter(self, workspace: Workspace) -> Iterator[Path]:
+        directory = workspace.directory
         with contextlib.suppress(FileNotFoundError):
-            remove_tree(workspace.directory / "work")
-        (workspace.directory / "work").mkdir()
-        upper = "upperdir=../layer/tree,workdir=../work,volatile"
-        with _overlay(workspace.directory / "lower", workspace.root, upper) as root:
-            (workspace.directory / DEVICE_FILE).write_text(str(root.stat().st_dev))
+            remove_tree(directory / "work")
+        (directory / "work").mkdir()
+        upper = directory / "layer" / "tree", directory / "work"
+        with _overlay(workspace.parents, directory, upper) as root:
+            (directory / DEVICE_FILE).write_text(str(root.stat().st_dev))
             yield root
 
     def show(self, chain: Sequence[Path], scratch: Path) -> AbstractContextManager[Path]:
         (scratch / "root").mkdir()
-        _link_lowers(scratch / "lower", chain)
-        return _overlay(scratch / "lower", scratch / "root", None)
+        return _overlay(chain, scratch)
 
     def locate(self, chain: Sequence[Path], parts: Sequence[str]) -> Path | None:
         places = _resolve([layer / "tree" for layer in chain], 0, parts)
@@ -91,26 +93,47 @@ class OverlayTrees:
         remove_tree(layer)
 
 
-def _link_lowers(lower: Path, chain: Sequence[Path]) -> None:
-    """Create links with short names: the kernel limits mount options to one page."""
-    lower.mkdir(mode=0o700)
-    for number, layer in enumerate(chain):
-        (lower / str(number)).symlink_to(layer / "tree")
-    # The lowest one: an overlay needs one lower directory, or two without an upper one.
-    (lower / "none").mkdir()
-
-
 @contextlib.contextmanager
-def _overlay(lower: Path, target: Path, upper: str | None) -> Iterator[Path]:
-    count = sum(1 for entry in lower.iterdir() if entry.is_symlink())
-    lowers = ":".join([*map(str, range(count)), "none"])
-    options = f"lowerdir={lowers},{_OPTIONS}" + (f",{upper}" if upper else "")
-    with contextlib.chdir(lower):
-        mount("overlay", target, options)
+def _overlay(
+    chain: Sequence[Path], directory: Path, upper: tuple[Path, Path] | None = None
+) -> Iterator[Path]:
+    """Mount the trees of the layers at the `root` of a directory in `.work`. `upper`: the tree that takes the
+    changes, and the directory for the kernel."""
+    lowers = [layer / "tree" for layer in chain]
+    if len(lowers) < (2 if upper is None else 1):
+        lowers.append(directory / "none")
+        lowers[-1].mkdir(exist_ok=True)
+    base = directory.parents[1]
+    options = _options(lowers, upper, base)
+    if len(options) > _LONGEST_OPTIONS:
+        base = directory / "lower"
+        options = _options(_linked(lowers, base), upper, base)
+    with contextlib.chdir(base):
+        mount("overlay", directory / "root", options)
     try:
-        yield target
+        yield directory / "root"
     finally:
-        unmount(target)
+        unmount(directory / "root")
+
+
+def _options(lowers: Sequence[Path], upper: tuple[Path, Path] | None, base: Path) -> str:
+    """The options of the mount, with paths relative to `base`."""
+    lower = ":".join(os.path.relpath(each, base) for each in lowers)
+    if upper is None:
+        return f"lowerdir={lower},{_OPTIONS}"
+    tree, work = (os.path.relpath(each, base) for each in upper)
+    return f"lowerdir={lower},{_OPTIONS},upperdir={tree},workdir={work},volatile"
+
+
+def _linked(targets: Sequence[Path], directory: Path) -> list[Path]:
+    """Links with short names to the targets, in a new directory."""
+    with contextlib.suppress(FileNotFoundError):
+        remove_tree(directory)
+    directory.mkdir(mode=0o700)
+    links = [directory / str(number) for number in range(len(targets))]
+    for link, target in zip(links, targets, strict=True):
+        link.symlink_to(target)
+    return links
 
 
 def _resolve(trees: Sequence[Path], first: int, parts: Sequence[str]) -> list[_Place]:
