@@ -19,7 +19,7 @@ import os
 import resource
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -55,6 +55,7 @@ _PLACES = tuple(
     Path(name)
     for name in ("/boot", "/opt", "/srv", *(f"/var/{n}" for n in ("cache", "lib", "log")))
 )
+_BETWEEN_LIMITS = "size=64k,nr_inodes=1k"
 _LINKED = ("/etc/mtab", "/var/lock", "/var/run")
 
 _STEERING = ("sys", "sysrq-trigger", "irq", "bus", "fs", "driver", "mtrr")
@@ -109,7 +110,7 @@ def isolate(request: WorkerRequest) -> None:
     with ExitStack() as held:
         steps = [*_system(), *_host(request), *_writable(request, held)]
         steps += [*_checked(request, held), *_own(request)]
-        view.enter(steps, place)
+        view.enter([*_between(steps), *steps], place)
 
 
 def hiding(path: Path) -> Path | None:
@@ -256,6 +257,19 @@ def _own(request: WorkerRequest) -> Iterator[Step]:
         yield from view.shown(request.packages.incoming, writable=True)
     for file in request.resolved:
         yield from view.shown(file)
+
+
+def _between(steps: Sequence[Step]) -> Iterator[Step]:
+    """Directories in memory, in the attempt's own temporary directories, for what is shown further below. On
+    the disk each attempt would create and remove all directories on the way there."""
+    targets = {os.fspath(step.target) for step in steps}
+    for temporary in _TEMPORARY:
+        start = f"{temporary.resolve()}/"
+        for target in targets:
+            if target.startswith(start):
+                first, more, _ = target.removeprefix(start).partition("/")
+                if more and (between := start + first) not in targets:
+                    yield Empty(Path(between), limits=_BETWEEN_LIMITS)
 
 
 def _mount_point(path: Path) -> Path:

@@ -154,6 +154,18 @@ class TestTheHost:
         assert isinstance(bench.run(request), Completed)
         assert not (request.workspace.directory / SCRATCH).exists()
 
+    def test_the_way_to_what_it_sees_takes_no_directories_of_the_disk(self, bench: Bench) -> None:
+        # The workspace is several directories below /tmp.
+        request = bench.request("Runs", "true")
+        scratch = request.workspace.directory / SCRATCH
+        command = f"ls -d {request.workspace.directory}; find {scratch}/tmp; touch {scratch}/new"
+        request = replace(request, args=(f"({command}) 2>&1 || true",))
+        assert isinstance(bench.run(request), Completed)
+        shown, *on_disk, refused = bench.output(request).splitlines()
+        assert shown == str(request.workspace.directory)
+        assert len(on_disk) <= 2, on_disk
+        assert "Read-only file system" in refused
+
     @pytest.mark.parametrize("file", ["core_pattern", "panic", "hostname"])
     def test_kernel_settings_cannot_be_changed(self, bench: Bench, file: str) -> None:
         before = Path("/proc/sys/kernel", file).read_text()

@@ -63,6 +63,17 @@ class TestWorkspace:
         assert subject.read("two", names) == ["left"]
         assert subject.read("three", names) == ["right"]
 
+    def test_on_several_layers_takes_no_more_files_than_on_one(self, subject: Subject) -> None:
+        for number in range(4):
+            subject.make(f"l{number}", f"l{number - 1}" if number else None, nothing)
+        files = []
+        for parent in ("l0", "l3"):
+            workspace = subject.begin(parent)
+            subject.change(workspace, nothing)
+            files.append(len(list(workspace.directory.rglob("*"))))
+            subject.store.discard(workspace)
+        assert files[0] == files[1]
+
     def test_what_was_done_in_it_is_there_when_it_is_entered_again(self, subject: Subject) -> None:
         workspace = subject.begin(None)
         subject.change(workspace, writes("file", "kept"))
