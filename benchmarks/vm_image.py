@@ -10,6 +10,7 @@ all processors already.
 """
 
 import json
+import os
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -19,6 +20,7 @@ from xml.etree import ElementTree
 from benchmarks.daemon import Daemon, children_cpu_seconds, daemon
 from benchmarks.examples import run_script, without_boots
 from benchmarks.figure import Figure, ratios
+from benchmarks.memory import fill
 from benchmarks.rounds import Rounds
 
 SCRIPT = Path(__file__).with_name("bare-vm-build.sh")
@@ -50,6 +52,8 @@ def vm_disk(scratch: Path, rounds: Rounds) -> Iterator[Figure]:
         for number in rounds:
             # Each side is first in every other round.
             for side in ("bare", "dcd")[:: 1 if number % 2 == 0 else -1]:
+                os.sync()  # else a side writes to the disk what the other has left in memory
+                fill(scratch)
                 if side == "bare":
                     used = children_cpu_seconds()
                     bare.append(run_script(SCRIPT, by_hand, "disk"))
