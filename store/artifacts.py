@@ -29,7 +29,7 @@ from statemachine.errors import UsageError
 from statemachine.results import Artifact
 from store.host.durable import reporting_disk_full, sync_directory, sync_file
 from store.host.regular import open_regular
-from store.host.sparse import copy_content
+from store.host.sparse import copy_content, sha256_of
 
 SUMS = "SHA256SUMS"
 EVIDENCE_SUMS = f"{SUMS}.evidence"
@@ -296,7 +296,7 @@ def _examine(artifact: Artifact, path: Path) -> str:
             size = os.fstat(file.fileno()).st_size
             if size != artifact.size_bytes:
                 return f"has {size} bytes instead of {artifact.size_bytes}"
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            digest = sha256_of(file.fileno())
     except OSError as error:
         return f"cannot be read: {error.strerror}"
     return "" if digest == artifact.sha256 else f"has sha256 {digest}"

@@ -1,14 +1,18 @@
-"""Copying file content by descriptor: holes are kept, and extents are shared if the file system can.
+"""Copying and digesting file content by descriptor: holes are kept and not read, and extents are shared if
+the file system can.
 
 Source: lseek(2), SEEK_DATA and SEEK_HOLE; copy_file_range(2).
 """
 
 import errno
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import suppress
 
 _CHUNK_BYTES = 1 << 22
+_DIGESTED_BYTES = 1 << 18
+"""How much is digested at once: it stays in the processor's cache."""
 
 
 def copy_content(source: int, sink: int, size_bytes: int) -> None:
@@ -17,6 +21,26 @@ def copy_content(source: int, sink: int, size_bytes: int) -> None:
     os.truncate(sink, size_bytes)
     for begin, end in data_ranges(source, size_bytes):
         copy_range(source, sink, begin, end)
+
+
+def sha256_of(descriptor: int) -> str:
+    """The SHA-256 of an open file, in hexadecimal. Its holes are not read: the kernel would fill memory with
+    their zeros. Raises OSError."""
+    digest, zeros = hashlib.sha256(), memoryview(bytes(_DIGESTED_BYTES))
+    size_bytes = os.fstat(descriptor).st_size
+    position = 0
+    for begin, end in (*data_ranges(descriptor, size_bytes), (size_bytes, size_bytes)):
+        while position < begin:
+            count = min(begin - position, _DIGESTED_BYTES)
+            digest.update(zeros[:count])
+            position += count
+        while position < end:
+            piece = os.pread(descriptor, min(end - position, _DIGESTED_BYTES), position)
+            if not piece:
+                raise OSError(errno.EIO, "the file became shorter while it was read")
+            digest.update(piece)
+            position += len(piece)
+    return digest.hexdigest()
 
 
 def data_ranges(descriptor: int, end: int, begin: int = 0) -> Iterator[tuple[int, int]]:

@@ -1,6 +1,5 @@
 """Delivery of files as artifacts, and the names of media."""
 
-import hashlib
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -8,6 +7,7 @@ from dcd.checkpoints.interface import Context
 from dcd.manifest.doc import DataObjectCache, distro
 from dcd.platform.inside import new_file
 from statemachine.results import Artifact
+from store.host.sparse import sha256_of
 
 
 def deliver_file(context: Context, path: Path, kind: str, *, evidence: bool = False) -> None:
@@ -38,7 +38,7 @@ def as_artifact(
     that of `path`. Without its `sha256` it is read once."""
     if not sha256:
         with path.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            sha256 = sha256_of(file.fileno())
     return Artifact(
         name=name or path.name,
         path=str(path.relative_to(context.root)),

@@ -4,7 +4,6 @@ They publish what is delivered, so they come last, after whatever verifies it. E
 before it is sent. Nothing is reused: they run in every build, and send what the other side does not have.
 """
 
-import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from dcd.platform.inside import regular_file
 from statemachine.errors import CheckpointError
 from statemachine.results import Publication
 from store.host.secret_files import PREFIX
+from store.host.sparse import sha256_of
 
 MODULES = "dcd/checkpoints/publish/"
 
@@ -126,7 +126,7 @@ def products_of(context: Context, patterns: Sequence[str]) -> list[Product]:
             raise CheckpointError(f"{artifact.name} is not in the workspace any more")
         context.report(Report(message=f"checking {artifact.name}"))
         with path.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != artifact.sha256:
+            if sha256_of(file.fileno()) != artifact.sha256:
                 raise CheckpointError(f"{artifact.name} has changed since it was delivered")
         found.append(
             Product(artifact.name, path, artifact.sha256, artifact.size_bytes, artifact.format)
