@@ -49,13 +49,15 @@ from store.host.view import (
     if_there,
 )
 
+_BETWEEN_LIMITS = "size=64k,nr_inodes=1k"
+"""Limits of a directory in memory that holds only the way to what is shown."""
+
 _EMPTY = tuple(map(Path, ("/run", "/root", "/home", "/mnt", "/media")))
 _TEMPORARY = (Path("/tmp"), Path("/var/tmp"))
 _PLACES = tuple(
     Path(name)
     for name in ("/boot", "/opt", "/srv", *(f"/var/{n}" for n in ("cache", "lib", "log")))
 )
-_BETWEEN_LIMITS = "size=64k,nr_inodes=1k"
 _LINKED = ("/etc/mtab", "/var/lock", "/var/run")
 
 _STEERING = ("sys", "sysrq-trigger", "irq", "bus", "fs", "driver", "mtrr")

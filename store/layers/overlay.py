@@ -100,6 +100,7 @@ def _overlay(
     """Mount the trees of the layers at the `root` of a directory in `.work`. `upper`: the tree that takes the
     changes, and the directory for the kernel."""
     lowers = [layer / "tree" for layer in chain]
+    # An overlay needs one lower directory, or two without an upper one.
     if len(lowers) < (2 if upper is None else 1):
         lowers.append(directory / "none")
         lowers[-1].mkdir(exist_ok=True)

@@ -21,6 +21,7 @@ from functools import partial
 from pathlib import Path
 
 from store.host.attributes import attributes_of
+from store.host.sparse import sha256_of
 from store.layers.content import (
     PIECE_BYTES,
     PIECEWISE_BYTES,
@@ -351,8 +352,7 @@ def _digest_of(root: int, found: Found, from_disk: bool) -> bytes:
             content = os.read(descriptor, size) if size else b""
             if len(content) == size:
                 return b',"sha256":"%s"' % hashlib.sha256(content).hexdigest().encode()
-        with open(descriptor, "rb", buffering=0, closefd=False) as file:
-            return b',"sha256":"%s"' % hashlib.file_digest(file, "sha256").hexdigest().encode()
+        return b',"sha256":"%s"' % sha256_of(descriptor).encode()
     finally:
         os.close(descriptor)
 
