@@ -26,21 +26,25 @@ def copy_content(source: int, sink: int, size_bytes: int) -> None:
 def sha256_of(descriptor: int) -> str:
     """The SHA-256 of an open file, in hexadecimal. Its holes are not read: the kernel would fill memory with
     their zeros. Raises OSError."""
+    return sha256_of_range(descriptor, 0, os.fstat(descriptor).st_size).hex()
+
+
+def sha256_of_range(descriptor: int, start: int, end: int) -> bytes:
+    """The SHA-256 of the bytes from `start` to `end` of an open file, as `sha256_of` does it."""
     digest, zeros = hashlib.sha256(), memoryview(bytes(_DIGESTED_BYTES))
-    size_bytes = os.fstat(descriptor).st_size
-    position = 0
-    for begin, end in (*data_ranges(descriptor, size_bytes), (size_bytes, size_bytes)):
+    position = start
+    for begin, hole in (*data_ranges(descriptor, end, start), (end, end)):
         while position < begin:
             count = min(begin - position, _DIGESTED_BYTES)
             digest.update(zeros[:count])
             position += count
-        while position < end:
-            piece = os.pread(descriptor, min(end - position, _DIGESTED_BYTES), position)
+        while position < hole:
+            piece = os.pread(descriptor, min(hole - position, _DIGESTED_BYTES), position)
             if not piece:
                 raise OSError(errno.EIO, "the file became shorter while it was read")
             digest.update(piece)
             position += len(piece)
-    return digest.hexdigest()
+    return digest.digest()
 
 
 def data_ranges(descriptor: int, end: int, begin: int = 0) -> Iterator[tuple[int, int]]:

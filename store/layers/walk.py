@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 
 from store.host.attributes import attributes_of
-from store.host.sparse import sha256_of
+from store.host.sparse import data_ranges, sha256_of, sha256_of_range
 from store.layers.content import (
     PIECE_BYTES,
     PIECEWISE_BYTES,
@@ -60,6 +60,8 @@ LARGEST_BYTES = 64 * 1024**4
 _SMALL_BYTES = 1024**2
 _BATCH = 64
 _THREADS = min(4, os.cpu_count() or 1)
+_WINDOW_BYTES = 64 * PIECE_BYTES
+"""How much of a large file is digested piece by piece at a time."""
 _PIECE_OF_ZEROS = hashlib.sha256(bytes(PIECE_BYTES)).digest()
 
 
@@ -358,35 +360,27 @@ def _digest_of(root: int, found: Found, from_disk: bool) -> bytes:
 
 
 def _of_pieces(descriptor: int, size: int) -> str:
+    """The value of `pieces`, digested on several processors: a disk is often the only file of its layer."""
     whole = hashlib.sha256()
-    data_until = data_from = 0
-    for start in range(0, size, PIECE_BYTES):
-        end = min(start + PIECE_BYTES, size)
-        if start >= data_until:
-            data_from, data_until = _data_after(descriptor, start, size)
-        if data_from >= end and end - start == PIECE_BYTES:
-            whole.update(_PIECE_OF_ZEROS)
-        else:
-            whole.update(hashlib.sha256(_piece(descriptor, start, end)).digest())
+
+    def digest(start: int) -> bytes:
+        return sha256_of_range(descriptor, start, min(start + PIECE_BYTES, size))
+
+    with ThreadPoolExecutor(_THREADS, "pieces") as threads:
+        for window in range(0, size, _WINDOW_BYTES):
+            starts = range(window, min(window + _WINDOW_BYTES, size), PIECE_BYTES)
+            read = _pieces_with_data(descriptor, window, min(window + _WINDOW_BYTES, size))
+            digests = dict(zip(read, threads.map(digest, read), strict=True))
+            for start in starts:
+                whole.update(digests.get(start, _PIECE_OF_ZEROS))
     return whole.hexdigest()
 
 
-def _data_after(descriptor: int, start: int, size: int) -> tuple[int, int]:
-    """Begin and end of the first data of a file from an offset on, without the hole before it."""
-    try:
-        begin = os.lseek(descriptor, start, os.SEEK_DATA)
-        return begin, os.lseek(descriptor, begin, os.SEEK_HOLE)
-    except OSError as error:
-        if error.errno != errno.ENXIO:
-            raise
-        return size, size  # a hole up to the end
-
-
-def _piece(descriptor: int, start: int, end: int) -> bytes:
-    content = bytearray()
-    while start + len(content) < end:
-        read = os.pread(descriptor, end - start - len(content), start + len(content))
-        if not read:
-            raise OSError(errno.EIO, "shorter than its size")
-        content += read
-    return bytes(content)
+def _pieces_with_data(descriptor: int, begin: int, end: int) -> list[int]:
+    """The offsets of the pieces in a range that are not all hole, or are shorter than others."""
+    found: dict[int, None] = {}
+    for first, last in data_ranges(descriptor, end, begin):
+        found |= dict.fromkeys(range(first - first % PIECE_BYTES, last, PIECE_BYTES))
+    if short := end % PIECE_BYTES:
+        found[end - short] = None
+    return list(found)

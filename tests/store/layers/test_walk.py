@@ -94,6 +94,7 @@ def test_a_large_file_is_digested_by_pieces_whatever_its_holes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, extra: int
 ) -> None:
     monkeypatch.setattr(walk, "PIECEWISE_BYTES", 10 * PIECE_BYTES)
+    monkeypatch.setattr(walk, "_WINDOW_BYTES", 3 * PIECE_BYTES)
     size = 10 * PIECE_BYTES + extra
     places = (PIECE_BYTES - 1, 4 * PIECE_BYTES, 7 * PIECE_BYTES + 12345)
     for name in ("holes", "none"):
