@@ -103,6 +103,8 @@ class Artifacts:
         with reporting_disk_full(f"publishing {artifact.name}", self.directory):
             self._make_directory(target.parent)
             with _stated(artifact, source) as content, _aside(target) as aside:
+                if artifact.path.startswith("media/"):
+                    self._give_group(content.fileno())
                 self._share(content, source, aside)
                 sync_file(aside)
                 aside.rename(target)
@@ -164,6 +166,15 @@ class Artifacts:
             _copy(content, aside)
         with open_regular(aside) as shared:
             self._close(shared.fileno(), FILE_MODE)
+
+    def _give_group(self, descriptor: int) -> None:
+        """Give a file that lacks only the group of an artifact this group, so that it may be hard-linked.
+        The content manifest of its layer does not have that of a file of the media. Such a file was made
+        by another checkpoint than the one that delivers it, so `adopt` has left it unchanged."""
+        status = os.fstat(descriptor)
+        own = (status.st_uid, stat.S_IMODE(status.st_mode)) == (0, FILE_MODE)
+        if own and status.st_nlink == 1 and status.st_gid != self._group:
+            os.fchown(descriptor, -1, self._group)
 
     def _may_be_linked(self, descriptor: int) -> bool:
         """Whether the file already has the owner and mode of an artifact, so that it may be

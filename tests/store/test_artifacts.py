@@ -148,6 +148,31 @@ def test_nothing_of_mode_and_owner_goes_with_what_is_delivered(
 
 
 @pytest.mark.root
+@pytest.mark.parametrize(
+    ("path", "mode", "names", "shared"),
+    [
+        ("media/a.iso", 0o640, 1, True),
+        ("media/a.iso", 0o644, 1, False),
+        ("media/a.iso", 0o640, 2, False),
+        ("pkg_image/a.iso", 0o640, 1, False),
+    ],
+)
+def test_a_file_of_the_media_that_lacks_only_the_group_is_linked(
+    tmp_path: Path, source: Path, path: str, mode: int, names: int, shared: bool
+) -> None:
+    """The disk of a virtual machine is made by one checkpoint and delivered by another."""
+    artifacts = Artifacts(tmp_path / "artifacts", GROUP)
+    source.chmod(mode)
+    if names > 1:
+        os.link(source, tmp_path / "in-the-image")
+    artifacts.publish("build", replace(described(source), path=path), source)
+    assert rights(delivered(artifacts)) == (0, GROUP, 0o640)
+    if delivered(artifacts).samefile(source):
+        assert shared
+    assert rights(source) == (0, GROUP if shared else 0, mode)
+
+
+@pytest.mark.root
 def test_a_file_with_another_name_in_the_image_is_not_adopted(tmp_path: Path, source: Path) -> None:
     artifacts = Artifacts(tmp_path / "artifacts", GROUP)
     source.chmod(0o4755)

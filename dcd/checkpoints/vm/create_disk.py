@@ -30,6 +30,7 @@ from dcd.manifest.doc import DataObjectCache
 from dcd.manifest.objects.target import DiskImage
 from dcd.platform.inside import entry
 from statemachine.errors import CheckpointError
+from store.artifacts import FILE_MODE
 
 LAYOUT_READS = (
     *("//target", "//max_size", "//vm_im.firmware", "//distro.name"),
@@ -99,6 +100,7 @@ def begin_disk(path: Path, layout: DiskLayout, epoch: int) -> None:
         if group is not None:
             parts += [(group.start + at, content) for at, content in lvm.metadata(group, epoch)]
     with path.open("xb") as disk:
+        path.chmod(FILE_MODE)  # its delivery takes no space
         disk.truncate(layout.size)
         for at, content in parts:
             disk.seek(at)

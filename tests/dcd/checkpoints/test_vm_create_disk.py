@@ -2,6 +2,7 @@
 
 import os
 import re
+import stat
 import subprocess
 import uuid
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from dcd.checkpoints.vm.create_disk import CreateDisk
 from dcd.checkpoints.vm.disk import recorded_disk
 from statemachine.errors import CheckpointError
+from store.artifacts import FILE_MODE
 from store.host.sparse import data_ranges
 from store.host.tools import missing
 
@@ -106,6 +108,12 @@ def test_each_partition_holds_the_file_system_that_is_asked_for(disk: Any, tmp_p
             file = cut(path, partition, tmp_path / "partition")
             subprocess.run([*CHECKS[volume.type], file], check=True, capture_output=True)
             file.unlink()
+
+
+def test_it_has_the_mode_of_what_is_delivered(disk: Any) -> None:
+    """Its delivery, by another checkpoint, is then a link."""
+    file, _, _ = disk(TARGET)
+    assert stat.S_IMODE(file.stat().st_mode) == FILE_MODE
 
 
 def test_a_disk_with_large_sectors_has_file_systems_for_them(disk: Any, tmp_path: Path) -> None:
