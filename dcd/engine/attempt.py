@@ -360,7 +360,7 @@ class Attempt:
             attempt=self._number,
             key=planned.key,
             seconds=self._seconds,
-            artifacts=ending.artifacts,
+            artifacts=layer.record.artifacts,
             size_bytes=layer.size_bytes,
             left=ending.left,
             warnings=ending.warnings,

@@ -21,7 +21,7 @@ class Progress(msgspec.Struct, frozen=True, tag="progress"):
 
 
 class Delivered(msgspec.Struct, frozen=True, tag="artifact"):
-    """The checkpoint delivers a file of its workspace."""
+    """The checkpoint delivers a file of its workspace. Its `sha256` may be "": the commit fills it in."""
 
     artifact: Artifact
 

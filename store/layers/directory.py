@@ -201,13 +201,16 @@ class LayerDirectory:
                 if document is not None:  # synced with the tree: nobody relies on it yet
                     workspace.document.write_text(document, "utf-8")
                     workspace.document.chmod(0o600)
-                below = map(self._sealed, workspace.parents)
+                below = [*map(self._sealed, workspace.parents)]
                 with writing_back(layer):
-                    content, found = self._contents.record(layer, [*below], record.epoch)
+                    content, found = self._contents.record(layer, below, record.epoch)
                 if record.content not in ("", content):
                     raise Refused(f"the content is not that of layer {record.key}")
                 require()
-                record = replace(record, content=content)
+                artifacts = self._contents.with_digests(
+                    record.artifacts, [Sealed(layer, content), *below]
+                )
+                record = replace(record, content=content, artifacts=artifacts)
                 self._trees.seal(layer)
                 save_fingerprint(layer, found)
                 stored = Stored(

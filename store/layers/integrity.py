@@ -7,16 +7,18 @@ describes the whole tree. Blocking; safe for several threads.
 
 import errno
 import hashlib
+import json
 import os
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
 from statemachine.errors import CheckpointError
+from statemachine.results import Artifact
 from store.host.durable import write_file
 from store.host.idle import run_idle
 from store.layers.content import (
@@ -214,6 +216,15 @@ class Contents:
         self._remember(content)
         return content
 
+    def with_digests(
+        self, artifacts: Sequence[Artifact], chain: Sequence[Sealed]
+    ) -> tuple[Artifact, ...]:
+        """Artifacts with the digests that their files have in the manifest of a chain's first layer. Those of
+        large files, which it describes by pieces, keep their own. Raises CheckpointError for an artifact
+        without a file; OSError."""
+        lines = self.of(chain).lines if artifacts else {}
+        return tuple(_with_digest(each, lines.get(key_of(each.path), b"{}")) for each in artifacts)
+
     def _described(
         self, layer: Path, known: Known, newest: int | None = None, *, from_disk: bool = False
     ) -> Tree:
@@ -276,6 +287,17 @@ def _recorded(layer: Sealed) -> Content | None:
     except ValueError:
         return None
     return content if content.digest == layer.digest else None
+
+
+def _with_digest(artifact: Artifact, line: bytes) -> Artifact:
+    sha256 = json.loads(line).get("sha256", artifact.sha256)
+    if not sha256:
+        raise CheckpointError(
+            f"the checkpoint left no file for its artifact {artifact.name}",
+            f"there is no regular file {artifact.path}",
+            "have it deliver a file that it keeps",
+        )
+    return replace(artifact, sha256=sha256)
 
 
 def _too_deep() -> CheckpointError:

@@ -25,7 +25,8 @@ class LayerRecord:
     below, if it is known what it reads of that; `taken_from` is the key of the result that it was taken
     over from. `epoch` is the build's time: the commit sets newer times in the tree back to it. `content`
     is the digest of the manifest of the whole tree (`store.layers.content`), which the commit fills in,
-    or refuses when it was given another one; "" in layers of earlier versions.
+    or refuses when it was given another one; "" in layers of earlier versions. The commit also fills in
+    the digests of `artifacts`, but those of files that the manifest describes by pieces.
     `brought`: it was made on another build server, whose builds this log may not have."""
 
     key: str

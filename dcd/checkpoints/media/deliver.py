@@ -8,11 +8,12 @@ from dcd.manifest.doc import DataObjectCache, distro
 from dcd.platform.inside import new_file
 from statemachine.results import Artifact
 from store.host.sparse import sha256_of
+from store.layers.content import PIECEWISE_BYTES
 
 
 def deliver_file(context: Context, path: Path, kind: str, *, evidence: bool = False) -> None:
-    """Deliver a file of the workspace as an artifact. Reads it once, for its digest. `evidence` is no
-    product but a record of a test of one."""
+    """Deliver a file of the workspace as an artifact. `evidence` is no product but a record of a test of
+    one."""
     context.deliver(as_artifact(context, path, kind, evidence=evidence))
 
 
@@ -31,19 +32,19 @@ def as_artifact(
     kind: str,
     *,
     name: str = "",
-    sha256: str = "",
     evidence: bool = False,
 ) -> Artifact:
     """A file of the workspace as an artifact, for `context.deliver`. `name` is its delivered name, by default
-    that of `path`. Without its `sha256` it is read once."""
-    if not sha256:
+    that of `path`. Only a large file is read: the commit knows the digests of the others."""
+    size_bytes, sha256 = path.stat().st_size, ""
+    if size_bytes >= PIECEWISE_BYTES:
         with path.open("rb") as file:
             sha256 = sha256_of(file.fileno())
     return Artifact(
         name=name or path.name,
         path=str(path.relative_to(context.root)),
         format=kind,
-        size_bytes=path.stat().st_size,
+        size_bytes=size_bytes,
         sha256=sha256,
         evidence=evidence,
     )

@@ -5,7 +5,6 @@ bytes. Safe in any thread.
 Source: qemu-img(1).
 """
 
-import hashlib
 import json
 import os
 import re
@@ -79,11 +78,11 @@ def make_stream(
     on_progress: Callable[[float], None] = lambda fraction: None,
     most_bytes: int = MOST_BYTES,
     holder: str = "a streamOptimized VMDK",
-) -> str:
-    """Write the disk to `path` as a streamOptimized VMDK; returns its sha256. Raises `CheckpointError` as
-    soon as it exceeds `most_bytes`, the limit of its `holder`."""
+) -> None:
+    """Write the disk to `path` as a streamOptimized VMDK. Raises `CheckpointError` as soon as it exceeds
+    `most_bytes`, the limit of its `holder`."""
     content_id = zlib.crc32(layout.uuid.encode()) or 1
-    digest, written = hashlib.sha256(), 0
+    written = 0
     with path.open("wb") as file:
 
         def write(data: bytes) -> None:
@@ -91,12 +90,10 @@ def make_stream(
             written += len(data)
             refuse_above(most_bytes, written, holder)
             file.write(data)
-            digest.update(data)
 
         write_stream_vmdk(
             disk, write, name=path.name, content_id=content_id, level=level, on_progress=on_progress
         )
-    return digest.hexdigest()
 
 
 def refuse_above(most_bytes: int, size_bytes: int, holder: str) -> None:

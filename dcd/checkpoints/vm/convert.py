@@ -131,9 +131,9 @@ class Convert(Checkpoint):
             name = image.file_name(stem)
             if image.type == "raw":
                 return as_artifact(context, disk, "raw", name=name)
-            path, sha256 = new_file(context.media, name), ""
+            path = new_file(context.media, name)
             if image == STREAM:
-                sha256 = make_stream(path, disk, layout, level=self.level, on_progress=on_progress)
+                make_stream(path, disk, layout, level=self.level, on_progress=on_progress)
             else:
                 convert(
                     *(context, disk, image, path),
@@ -142,7 +142,7 @@ class Convert(Checkpoint):
                 )
                 derive_ids(path, image.type, layout.uuid, epoch)
             examine(context, disk, image, path)
-            return as_artifact(context, path, image.type, sha256=sha256)
+            return as_artifact(context, path, image.type)
 
         made: dict[Image, Artifact] = {}
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:

@@ -1,12 +1,13 @@
 """A bench on which one checkpoint at a time can be tested: a real DOC and a real workspace in tmp_path."""
 
+import hashlib
 import re
 import shutil
 import subprocess
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,12 +77,19 @@ class Bench:
             evidence=self.evidence,
             inputs=inputs or {},
             report=self.reports.append,
-            deliver=self.artifacts.append,
+            deliver=self._deliver,
             claim=lambda kind, name: self.claims.append((kind, name)),
             attempt=f"state:build:test:{id(self)}",
             environment=environment or {},
             external=external or {},
         )
+
+    def _deliver(self, artifact: Artifact) -> None:
+        """Keep an artifact, with the digest that the commit would fill in."""
+        with (self.root / artifact.path).open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        assert artifact.sha256 in ("", sha256)
+        self.artifacts.append(replace(artifact, sha256=sha256))
 
     def execute(
         self, checkpoint: Checkpoint, *elements: str, inputs: Mapping[str, Path] | None = None

@@ -1,6 +1,5 @@
 """CreateISO and CreateUSB: what is on the media, for which firmware, and that it is the same next time."""
 
-import hashlib
 import os
 import re
 import shutil
@@ -105,10 +104,8 @@ def test_the_iso_boots_with_bios_and_uefi_from_cd_and_stick(ready: Any) -> None:
 def test_the_artifact_is_the_iso(ready: Any) -> None:
     doc = ready.execute(CreateISO("iso"))
     [artifact] = ready.artifacts
-    content = (ready.root / artifact.path).read_bytes()
     assert (artifact.name, artifact.path, artifact.format) == ("test.iso", "media/test.iso", "iso")
-    assert artifact.size_bytes == len(content)
-    assert artifact.sha256 == hashlib.sha256(content).hexdigest()
+    assert artifact.size_bytes == (ready.root / artifact.path).stat().st_size
     assert doc.find_path("/persistent/media.iso") == ["media/test.iso"]
 
 

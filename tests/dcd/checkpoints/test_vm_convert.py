@@ -103,7 +103,7 @@ def test_every_format_holds_what_the_disk_holds(bench: Any, tmp_path: Path) -> N
         assert media[kind].stat().st_blocks * 512 < 16 * MIB, kind
 
 
-def test_what_is_delivered_is_named_for_the_distribution_and_digested(bench: Any) -> None:
+def test_what_is_delivered_is_named_for_the_distribution(bench: Any) -> None:
     context = with_disk(bench, *ALL)
     Convert("convert").execute(context)
     assert [(artifact.name, artifact.format) for artifact in bench.artifacts] == [
@@ -117,9 +117,7 @@ def test_what_is_delivered_is_named_for_the_distribution_and_digested(bench: Any
         ("test.vhdx", "vhdx"),
     ]
     for artifact in bench.artifacts:
-        content = (bench.root / artifact.path).read_bytes()
-        assert artifact.sha256 == hashlib.sha256(content).hexdigest(), artifact.name
-        assert artifact.size_bytes == len(content)
+        assert artifact.size_bytes == (bench.root / artifact.path).stat().st_size
     fractions = [report.fraction for report in bench.reports]
     assert fractions == sorted(fractions)
     assert fractions[-1] == 1.0

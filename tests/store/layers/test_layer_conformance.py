@@ -1,5 +1,6 @@
 """What every layer back end does, on real file systems."""
 
+import hashlib
 import os
 import stat
 import subprocess
@@ -10,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from statemachine.errors import NotFound, Refused
+from statemachine.errors import CheckpointError, NotFound, Refused
 from statemachine.results import Artifact
+from store.layers.directory import LayerDirectory
 from store.layers.interface import Layer, LayerRecord
 from tests.store.layers.conftest import Subject, key_of
 
@@ -127,6 +129,51 @@ class TestCommit:
         assert subject.store.find(record.key) == made
         assert list(subject.store.layers()) == [made]
         assert subject.work() == []
+
+    def test_gives_artifacts_the_digests_of_their_files(self, subject: Subject) -> None:
+        def first(tree: Path) -> None:
+            (tree / "media").mkdir()
+            (tree / "media/below").write_text("below")
+
+        def second(tree: Path) -> None:
+            (tree / "media/own").write_text("own")
+
+        subject.make("one", None, first)
+        workspace = subject.begin("one")
+        subject.change(workspace, second)
+        delivered = (
+            Artifact("a", "media/own", "text", 3, sha256=""),
+            Artifact("b", "media/own", "text", 3, sha256="0" * 64),
+            Artifact("c", "media/below", "text", 5, "", evidence=True),
+        )
+        record = LayerRecord(key_of("two"), key_of("one"), "build", "it", 1, 1.0, delivered)
+        own, below = (hashlib.sha256(each).hexdigest() for each in (b"own", b"below"))
+        expected = tuple(
+            replace(each, sha256=digest)
+            for each, digest in zip(delivered, (own, own, below), strict=True)
+        )
+        assert subject.store.commit(workspace, record).record.artifacts == expected
+        # What a restart finds is the same.
+        again = LayerDirectory(subject.store.directory, subject.store._trees)
+        assert (found := again.find(key_of("two"))) is not None
+        assert found.record.artifacts == expected
+
+    @pytest.mark.parametrize("path", ["media/nothing", "media", "link", "../../../etc/passwd"])
+    def test_refuses_an_artifact_without_a_file(self, subject: Subject, path: str) -> None:
+        workspace = subject.begin(None)
+
+        def fill(tree: Path) -> None:
+            (tree / "media").mkdir()
+            (tree / "file").write_text("x")
+            (tree / "link").symlink_to("file")
+
+        subject.change(workspace, fill)
+        record = LayerRecord(
+            key_of("one"), None, "build", "it", 1, 1.0, (Artifact("a", path, "text", 1, sha256=""),)
+        )
+        with pytest.raises(CheckpointError, match="left no file for its artifact a"):
+            subject.store.commit(workspace, record)
+        assert subject.store.find(key_of("one")) is None
 
     def test_of_a_key_that_is_there_keeps_the_first(self, subject: Subject) -> None:
         first, second = subject.begin(None, "first"), subject.begin(None, "second")
