@@ -10,6 +10,9 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 
+PIECEWISE_BYTES = 1024**3
+"""The size from which on content manifests digest a file by pieces (`store.layers.content`)."""
+
 _CHUNK_BYTES = 1 << 22
 _DIGESTED_BYTES = 1 << 18
 """How much is digested at once: it stays in the processor's cache."""

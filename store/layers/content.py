@@ -54,7 +54,6 @@ DOCUMENT = "document.xml"
 
 _DOCUMENT_KEY = b"/document.xml"
 
-PIECEWISE_BYTES = 1024**3
 PIECE_BYTES = 4 * 1024**2
 
 Print = tuple[int, int, int, int]

@@ -21,10 +21,9 @@ from functools import partial
 from pathlib import Path
 
 from store.host.attributes import attributes_of
-from store.host.sparse import data_ranges, sha256_of, sha256_of_range
+from store.host.sparse import PIECEWISE_BYTES, data_ranges, sha256_of, sha256_of_range
 from store.layers.content import (
     PIECE_BYTES,
-    PIECEWISE_BYTES,
     Fingerprint,
     Print,
     key_of,

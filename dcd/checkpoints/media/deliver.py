@@ -7,8 +7,7 @@ from dcd.checkpoints.interface import Context
 from dcd.manifest.doc import DataObjectCache, distro
 from dcd.platform.inside import new_file
 from statemachine.results import Artifact
-from store.host.sparse import sha256_of
-from store.layers.content import PIECEWISE_BYTES
+from store.host.sparse import PIECEWISE_BYTES, sha256_of
 
 
 def deliver_file(context: Context, path: Path, kind: str, *, evidence: bool = False) -> None:
