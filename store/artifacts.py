@@ -103,7 +103,7 @@ class Artifacts:
         with reporting_disk_full(f"publishing {artifact.name}", self.directory):
             self._make_directory(target.parent)
             with _stated(artifact, source) as content, _aside(target) as aside:
-                if artifact.path.startswith("media/"):
+                if artifact.path.rpartition("/")[0] == "media":
                     self._give_group(content.fileno())
                 self._share(content, source, aside)
                 sync_file(aside)
@@ -170,7 +170,8 @@ class Artifacts:
     def _give_group(self, descriptor: int) -> None:
         """Give a file that lacks only the group of an artifact this group, so that it may be hard-linked.
         The content manifest of its layer does not have that of a file of the media. Such a file was made
-        by another checkpoint than the one that delivers it, so `adopt` has left it unchanged."""
+        by another checkpoint than the one that delivers it, so `adopt` has left it unchanged. Files further
+        down may be contents of an ISO."""
         status = os.fstat(descriptor)
         own = (status.st_uid, stat.S_IMODE(status.st_mode)) == (0, FILE_MODE)
         if own and status.st_nlink == 1 and status.st_gid != self._group:

@@ -154,6 +154,7 @@ def test_nothing_of_mode_and_owner_goes_with_what_is_delivered(
         ("media/a.iso", 0o640, 1, True),
         ("media/a.iso", 0o644, 1, False),
         ("media/a.iso", 0o640, 2, False),
+        ("media/iso/a.iso", 0o640, 1, False),
         ("pkg_image/a.iso", 0o640, 1, False),
     ],
 )
