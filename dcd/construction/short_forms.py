@@ -70,6 +70,7 @@ _DISK: tuple[Default, ...] = (
     Default("install-offline", "InstallOffline", (("grow_root", "true"),)),
     Default("relabel", "Relabel"),
     Default("convert", "Convert"),
+    Default("ova", "CreateOVA"),
     Default("verify-boot", "vm.VerifyBoot"),
 )
 _ROOTFS = {
@@ -215,7 +216,7 @@ def _default_checkpoints(
     is_disk, rootfs = _wants_disk(distro), distro.find(".//rootfs_im")
     rest, what, why = _LIVE, "a live ISO", "Debian packages, and neither a disk nor a machine"
     if is_disk:
-        rest, what, why = _DISK, "a virtual machine's disk", "a disk or a machine"
+        rest, what, why = _disk(distro), "a virtual machine's disk", "a disk or a machine"
     elif rootfs is not None:
         rest, what, why = _ROOTFS[_type_of(rootfs)], "a root file system", "<rootfs_im>"
     elif distro.find('.//media_im[@type="netboot"]') is not None:
@@ -301,6 +302,15 @@ def _hindrances(source: Source, distro: Element) -> Iterator[Diagnostic]:
             f"Its configurations are for several checkpoints: {listed(names, 'and')}.",
             "leave name out of each <configuration>, or list the checkpoints in <execution>",
         )
+
+
+def _disk(distro: Element) -> tuple[Default, ...]:
+    """The checkpoints of a virtual machine's disk, without those that make no format of the manifest."""
+    formats = {each.get("type", "").strip() for each in distro.iterfind(".//vm_im/vm_format")}
+    idle = set() if "ova" in formats else {"CreateOVA"}
+    if formats == {"ova"}:
+        idle.add("Convert")
+    return tuple(step for step in _DISK if step.kind not in idle)
 
 
 def _wants_disk(distro: Element) -> bool:

@@ -2,11 +2,13 @@
 
 `UNREAD` are elements and attributes that are accepted only for manifests of the original; a test compares it
 with the code. Others are parts that no checkpoint of the manifest reads: software or configuration of a
-checkpoint that uses none, a boot menu or a maximum size without a checkpoint that makes it. Pure.
+checkpoint that uses none, a boot menu or a maximum size without a checkpoint that makes it, a format of a
+disk that none makes. Pure.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from dcd.checkpoints.vm.formats import asked_for
 from dcd.construction.constructors import OWN
 from dcd.manifest.data_object import DataObject
 from dcd.manifest.diagnostics import Diagnostic, warning
@@ -28,6 +30,7 @@ from dcd.manifest.objects import (
     Slice,
     Software,
     VmFormat,
+    VmIm,
     Zpool,
 )
 from dcd.planning.sequence import Step
@@ -76,6 +79,8 @@ def check_unused(doc: DataObjectCache, steps: Sequence[Step]) -> Iterator[Diagno
                     f"no checkpoint of this manifest reads this {what}",
                     f"<{cls.TAG}> in <{holder}> is for checkpoints that the manifest does not have.",
                 )
+    if VmFormat.TAG in read or VmIm.TAG in read:
+        yield from _unmade(doc, steps)
     named = {step.spec.name: step.instance for step in steps}
     for kind in (Software, Configuration):
         for node in doc.volatile.get_descendants(class_type=kind):
@@ -86,6 +91,22 @@ def check_unused(doc: DataObjectCache, steps: Sequence[Step]) -> Iterator[Diagno
                     f"checkpoint {node.name!r} reads no <{kind.TAG}>",
                     f"It is a {type(instance).__name__}.",
                 )
+
+
+def _unmade(doc: DataObjectCache, steps: Sequence[Step]) -> Iterator[Diagnostic]:
+    """Warnings for formats of a disk that no checkpoint makes, if all of them declare what they make."""
+    if any(step.provides is None for step in steps):
+        return
+    made = {kind for step in steps for kind in step.provides or ()}
+    for wanted, image in asked_for(doc):
+        if image.kind not in made:
+            maker = "CreateOVA" if image.type == "ova" else "Convert"
+            yield warning(
+                wanted.place_of("type"),
+                f"no checkpoint of this manifest makes the format {image.kind}",
+                f"{maker} makes it.",
+                f'add <checkpoint name="{image.type}" type="{maker}"/>, or leave the vm_format out',
+            )
 
 
 def _unread(doc: DataObjectCache) -> Iterator[Diagnostic]:

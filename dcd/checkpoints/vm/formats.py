@@ -88,8 +88,14 @@ def machine_of(doc: DataObjectCache) -> VmIm:
 
 def images_of(doc: DataObjectCache) -> tuple[Image, ...]:
     """The possible images that the manifest asks for, in its order, each once."""
-    wanted = machine_of(doc).get_children(class_type=VmFormat)
-    return tuple(dict.fromkeys(_image(each) for each in wanted if not _impossible(each)))
+    return tuple(dict.fromkeys(image for _, image in asked_for(doc)))
+
+
+def asked_for(doc: DataObjectCache) -> Iterator[tuple[VmFormat, Image]]:
+    """The elements of the manifest that ask for a possible image, with this image."""
+    for each in machine_of(doc).get_children(class_type=VmFormat):
+        if not _impossible(each):
+            yield each, _image(each)
 
 
 def check_images(doc: DataObjectCache, checkpoint: Checkpoint) -> Iterator[Diagnostic]:
@@ -165,9 +171,9 @@ def too_large(image: Image, size_bytes: int) -> tuple[str, str, str] | None:
 
 def check_sizes(doc: DataObjectCache, size_bytes: int) -> Iterator[Diagnostic]:
     """Errors for the formats that cannot describe a disk of that size."""
-    for each in machine_of(doc).get_children(class_type=VmFormat):
-        if not _impossible(each) and (problem := too_large(_image(each), size_bytes)):
-            yield error(each.place_of("type"), *problem)
+    for wanted, image in asked_for(doc):
+        if problem := too_large(image, size_bytes):
+            yield error(wanted.place_of("type"), *problem)
 
 
 def _image(wanted: VmFormat) -> Image:

@@ -140,6 +140,27 @@ def test_a_disk_or_a_machine_makes_the_disk_of_a_virtual_machine(machine: str) -
     assert "the manifest has a disk or a machine" in made.choice
 
 
+@pytest.mark.parametrize(
+    ("formats", "makers"),
+    [
+        (("ova",), ["vm/ova:CreateOVA"]),
+        (("raw", "vdi"), ["vm/convert:Convert"]),
+        (("raw", " ova "), ["vm/convert:Convert", "vm/ova:CreateOVA"]),
+    ],
+)
+def test_every_format_that_the_manifest_asks_for_has_its_checkpoint(
+    formats: tuple[str, ...], makers: list[str]
+) -> None:
+    asked = "".join(f'<vm_format type="{each}"/>' for each in formats)
+    made = loaded(
+        f"<distro_spec><img_params><vm_im>{asked}</vm_im></img_params></distro_spec>{DISK}{DEBIAN}"
+    )
+    found = classes(made.doc)
+    start = found.index("vm/relabel:Relabel") + 1
+    assert found[start : found.index("vm/verify_boot:VerifyBoot")] == makers
+    assert not any("format" in each.message for each in made.diagnostics)
+
+
 def test_names_in_the_manifest_are_those_of_the_default_checkpoints() -> None:
     named = DEBIAN.replace("<software ", '<software name="base" ')
     made = loaded(f"{named}<configuration name='site'><user name='ada'/></configuration>")

@@ -238,6 +238,27 @@ def test_what_no_checkpoint_of_the_manifest_reads_is_warned_of() -> None:
     ]
 
 
+CONVERT = (
+    '<checkpoint name="d" mod_path="dcd/checkpoints/vm/create_disk" checkpoint_class="CreateDisk"/>'
+    '<checkpoint name="c" mod_path="dcd/checkpoints/vm/convert" checkpoint_class="Convert">{}</checkpoint>'
+)
+DISK = """<distro_spec><img_params><vm_im><vm_format type="raw"/>
+    <vm_format type="vmdk" subformat="monolithicSparse"/>
+    <vm_format type="ova"/></vm_im></img_params></distro_spec>
+    <target><disk><disk_image name="d.raw" size="2gb"/></disk></target>"""
+
+
+def test_formats_that_no_checkpoint_makes_are_warned_of_at_their_place() -> None:
+    one = '<kwargs><arglist name="formats"><argitem>raw</argitem></arglist></kwargs>'
+    found = warnings(DISK, CONVERT.format(one))
+    assert [(each.line, each.message) for each in found] == [
+        (2, "no checkpoint of this manifest makes the format vmdk-monolithicSparse"),
+        (3, "no checkpoint of this manifest makes the format ova"),
+    ]
+    ova = '<checkpoint name="o" mod_path="dcd/checkpoints/vm/ova" checkpoint_class="CreateOVA"/>'
+    assert warnings(DISK, CONVERT.format("") + ova) == []
+
+
 def test_what_the_boot_menu_of_illumos_reads_is_not_warned_of() -> None:
     reader = (
         '<checkpoint name="s" mod_path="dcd/checkpoints/custom_script" '

@@ -37,10 +37,8 @@ class Silent(Checkpoint):
 """
 LIVE = "linux-image-amd64 live-boot"
 MEDIUM = ["TransferDEB", "DebianBootArchive", "GrubBootMenu", "SquashfsPkgImgMod", "CreateISO"]
-VM = (
-    '<distro_spec><img_params><vm_im><vm_format type="qcow2"/><vm_format type="ova"/></vm_im>'
-    "</img_params></distro_spec>"
-)
+FORMATS = {"Convert": '<vm_format type="qcow2"/>', "CreateOVA": '<vm_format type="ova"/>'}
+"""What each of these checkpoints makes."""
 
 
 def element(cls: str, module: str) -> str:
@@ -56,7 +54,9 @@ def found(
     data = f"<software_data>{names}</software_data>" if names else ""
     software = f'<software name="TransferDEB" type="DEB">{data}</software>'
     has_software = software if "TransferDEB" in checkpoints else ""
-    text = f'<dc><distro name="x">{VM}{has_software}<execution>' + "\n".join(
+    formats = "".join(made for name, made in FORMATS.items() if name in checkpoints)
+    machine = f"<distro_spec><img_params><vm_im>{formats}</vm_im></img_params></distro_spec>"
+    text = f'<dc><distro name="x">{machine}{has_software}<execution>' + "\n".join(
         each if each.startswith("<") else element(each, f"dcd/checkpoints/{MODULES[each]}")
         for each in checkpoints
     )
