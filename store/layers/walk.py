@@ -367,10 +367,10 @@ def _of_pieces(descriptor: int, size: int) -> str:
 
     with ThreadPoolExecutor(_THREADS, "pieces") as threads:
         for window in range(0, size, _WINDOW_BYTES):
-            starts = range(window, min(window + _WINDOW_BYTES, size), PIECE_BYTES)
-            read = _pieces_with_data(descriptor, window, min(window + _WINDOW_BYTES, size))
+            end = min(window + _WINDOW_BYTES, size)
+            read = _pieces_with_data(descriptor, window, end)
             digests = dict(zip(read, threads.map(digest, read), strict=True))
-            for start in starts:
+            for start in range(window, end, PIECE_BYTES):
                 whole.update(digests.get(start, _PIECE_OF_ZEROS))
     return whole.hexdigest()
 
